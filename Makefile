@@ -1,0 +1,50 @@
+# All of it needs nothing but make and Python 3.11 or newer: what is installed goes into .venv.
+#
+#   make demo    play the story on a real Glance
+#   make serve   leave that Glance running
+#   make test    lint, then every test this machine can run
+#   make lint    flake8 and mypy
+#   make clean   remove what these made
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Errors only: pip's warnings are about how this machine is set up.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
+SOURCES := imgguard demo tests setup.py
+
+.PHONY: demo serve test lint clean
+
+demo: $(VENV)/demo.stamp
+	@$(BIN)/python -m demo
+
+serve: $(VENV)/demo.stamp
+	@$(BIN)/python -m demo serve
+
+# Lint goes first, so that the last line is pytest's own summary.
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp
+	$(BIN)/python -m flake8 $(SOURCES)
+	$(BIN)/python -m mypy
+
+clean:
+	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
+	find imgguard demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, set PYTHON=")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/python.stamp setup.cfg setup.py constraints.txt
+	@echo "Installing into $(VENV), once; this takes a minute or two ..."
+	@$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+# What tests need contains what the demo needs.
+$(VENV)/test.stamp: $(VENV)/python.stamp setup.cfg setup.py constraints.txt
+	@echo "Installing into $(VENV), once; this takes a minute or two ..."
+	@$(INSTALL) --editable '.[test,postgresql,mysql]'
+	@touch $(VENV)/demo.stamp $@

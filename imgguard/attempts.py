@@ -1,0 +1,137 @@
+"""The values the guard reasons about: an image as Glance has it, an attempt, a verdict, a claim.
+
+No I/O here. Times are seconds since the epoch, UTC, by the clock of the guard's database. An image
+is identified by its id *and* by the moment Glance created it (as its API spells it, for example
+``2026-11-22T22:19:29Z``), because a purged id may be used again.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What kind of try it was to bring data into an image."""
+
+    UPLOAD = 'upload'
+    STAGE = 'stage'
+    IMPORT = 'import'
+    COPY = 'copy'
+    LOCATION = 'location'
+    DECLARE = 'declare'
+
+
+class State(StrEnum):
+    """The state of an attempt. ``running`` ends in exactly one of the others."""
+
+    RUNNING = 'running'
+    SUCCEEDED = 'succeeded'
+    FAILED = 'failed'
+    LOST = 'lost'
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed.
+
+    :param code: one of :mod:`imgguard.codes`
+    :param text: one printable line, at most 1024 characters
+    """
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttempt:
+    """What is known of an attempt when it begins.
+
+    :param guarded: whether a failure puts the image in error
+    :param worker: names the process that runs it, unique over hosts and restarts
+    :param bytes_expected: ``None`` when the client did not say
+    """
+
+    kind: Kind
+    guarded: bool
+    request_id: str | None
+    user_id: str | None
+    project_id: str | None
+    host: str
+    worker: str
+    bytes_expected: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorState:
+    """The verdict an image shows while it is in error.
+
+    :param number: the attempt it belongs to
+    :param at: when, seconds since the epoch
+    :param bytes_received: how many bytes that attempt received
+    """
+
+    number: int
+    code: str
+    text: str
+    at: float
+    request_id: str | None
+    bytes_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The attempt that holds the image.
+
+    :param alive: whether its last sign of life is at most one lease (and the skew) old
+    :param since: when it began, seconds since the epoch
+    """
+
+    number: int
+    guarded: bool
+    alive: bool
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """What the guard knows of one image.
+
+    :param key: the guard's own primary key of the image
+    :param created_at: as Glance's API shows it
+    :param owner: the project that owned the image when the guard last wrote
+    :param keep: the sticky request made at create; ``None`` when nothing was asked
+    :param attempts: how many data attempts were made
+    :param give_up_at: the deadline for its data; ``None`` for no limit
+    :param overdue: whether that deadline has passed
+    """
+
+    key: int
+    image_id: str
+    created_at: str
+    owner: str | None
+    keep: bool | None
+    attempts: int
+    give_up_at: float | None
+    overdue: bool
+    error: ErrorState | None
+    running: Running | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to bring data into an image, held by one attempt.
+
+    :param key: of the image, as in :class:`ImageRecord`
+    :param number: of the attempt
+    :param error: the verdict the image had before, if any
+    """
+
+    key: int
+    number: int
+    error: ErrorState | None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The claim was refused: another attempt is alive."""
+
+    running: Running

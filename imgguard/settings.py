@@ -1,0 +1,179 @@
+"""The options of one filter, resolved once into a value that does not change.
+
+What is wrong with them is found here, at start-up, and told in a text that names imgguard, the option and the place
+it was read from. Every call reads for itself: nothing is shared between two filters of one process.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Final, Literal, NoReturn
+
+from oslo_config import cfg, types
+
+from imgguard.errors import ConfigurationError
+from imgguard.opts import GROUP, OPTIONS
+
+FILE_OPTION: Final = 'oslo_config_file'
+"""The key of a paste section that names the file with group ``[imgguard]``."""
+
+_BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in OPTIONS}
+_URL: Final = re.compile(r'[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://')
+_RELATIVE_SQLITE: Final = re.compile(r'sqlite(\+\w+)?://(?!//)')
+_CREDENTIALS: Final = re.compile(r'(://[^:/?@]*):.*@', re.DOTALL)
+_SECRET_PARAMETER: Final = re.compile(r'([?&][^=&]*(?:passw|pwd|secret|token)[^=&]*=)[^&]*', re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every option of the guard with its value; the meaning of each is told in :mod:`imgguard.opts`.
+
+    The URLs hold passwords and are therefore left out of ``repr``; :func:`mask_password` makes them fit to be shown.
+    Times are in seconds, ``retention_days`` is in days.
+    """
+
+    connection: str = field(repr=False)
+    requeue: Literal['auto', 'off']
+    glance_connection: str | None = field(repr=False)
+    keep_default: Literal['never', 'snapshots', 'always']
+    error_status: Literal['error', 'killed']
+    cleanup_window: int
+    give_up_after: int
+    lease_seconds: int
+    fence_seconds: int
+    import_stall_seconds: int
+    on_store_failure: Literal['pass', 'refuse']
+    retention_days: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A converted value, and the place it was read from."""
+
+    value: Any = field(repr=False)
+    where: str
+
+
+def resolve(section: Mapping[str, str], where: str) -> Settings:
+    """Read the options of one filter: the section wins over the file it names, the file over the defaults.
+
+    :param section: the keys of the paste section, without those of paste itself
+    :param where: how messages call that section, for example ``[filter:imgguard]``
+    :raises ConfigurationError: an option is unknown or its value is bad, in the section or in the file, or the file
+        cannot be read
+    """
+    own = {name: value for name, value in section.items() if name != FILE_OPTION}
+    _refuse_unknown(own, (*_BY_NAME, FILE_OPTION), where)
+    found = {opt.name: _Found(opt.default, 'the defaults') for opt in OPTIONS}
+    if FILE_OPTION in section:
+        found |= _read_file(section[FILE_OPTION], where)
+    found |= {name: _Found(_convert(name, value, where), where) for name, value in own.items()}
+    _refuse_contradictions(found)
+    return Settings(**{each.name: found[each.name].value for each in fields(Settings)})
+
+
+def mask_password(url: str) -> str:
+    """Return an SQLAlchemy URL with everything that looks like a password replaced by ``***``."""
+    return _SECRET_PARAMETER.sub(r'\1***', _CREDENTIALS.sub(r'\1:***@', url))
+
+
+def _read_file(path: str, named_in: str) -> dict[str, _Found]:
+    """Return the options set in group ``[imgguard]`` of an oslo.config file.
+
+    ``oslo.config`` is asked for the values, so that the file obeys its rules (quotes, ``$``). It is told not to look
+    into the process environment, which would win over the file.
+    """
+    where = f'group [{GROUP.name}] of {path}'
+    raw = _parse(path, named_in)
+    _refuse_unknown(raw, _BY_NAME, where)
+    conf = cfg.ConfigOpts()
+    conf.register_opts(OPTIONS, group=GROUP)
+    conf(args=[], prog='imgguard', default_config_files=[path], default_config_dirs=[], use_env=False)
+    found = {}
+    for name, value in raw.items():
+        _refuse_misshapen(name, value, where)
+        try:
+            found[name] = _Found(conf[GROUP.name][name], where)
+        except cfg.ConfigFileValueError:
+            _refuse_value(name, value, where)
+        except cfg.Error:
+            raise _problem(f'option {name!r} in {where} refers to another option with a $; a $ that is meant as such '
+                           'is written $$') from None
+    return found
+
+
+def _parse(path: str, named_in: str) -> dict[str, str]:
+    """Return the raw keys and values of group ``[imgguard]``; of a key given twice the last counts, as in oslo."""
+    about = f'option {FILE_OPTION!r} in {named_in}: '
+    if not os.path.isabs(path):
+        raise _problem(f'{about}{path!r} is not allowed; give an absolute path')
+    sections: dict[str, dict[str, Any]] = {}
+    try:
+        cfg.ConfigParser(path, sections).parse()
+    except cfg.ParseError as error:
+        # the text of the line stays out of the message: it may hold a password
+        raise _problem(f'{about}{path} is not an oslo.config file, see its line {error.lineno}: {error.msg}') from None
+    except UnicodeDecodeError:
+        raise _problem(f'{about}{path} is not an oslo.config file: it is not text') from None
+    except OSError as error:
+        raise _problem(f'{about}{path} cannot be read: {error.strerror}') from error
+    # oslo.config takes the names of groups in any case
+    groups = [keys for name, keys in sections.items() if name.lower() == GROUP.name]
+    if not groups:
+        misspelt = ''.join(f'; is [{name}] misspelt?' for name in get_close_matches(GROUP.name, sections, n=1))
+        raise _problem(f'{about}{path} has no group [{GROUP.name}]{misspelt}')
+    return {name: values[-1] for keys in groups for name, values in keys.items()}
+
+
+def _convert(name: str, value: str, where: str) -> Any:
+    _refuse_misshapen(name, value, where)
+    try:
+        return _BY_NAME[name].type(value)
+    except ValueError:
+        _refuse_value(name, value, where)
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str], where: str) -> None:
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name.lower().replace('-', '_'), known, n=1)
+            advice = f'did you mean {close[0]!r}?' if close else f'known are: {", ".join(known)}'
+            raise _problem(f'unknown option {name!r} in {where}; {advice}')
+
+
+def _refuse_misshapen(name: str, value: str, where: str) -> None:
+    """Refuse what the types of oslo.config let pass; a value of a secret option is never shown."""
+    if not value:
+        raise _problem(f'option {name!r} in {where} is empty; leave it out to have the default')
+    if not _BY_NAME[name].secret:
+        return
+    if not _URL.match(value):
+        raise _problem(f'option {name!r} in {where} is not an SQLAlchemy URL such as '
+                       "'postgresql+psycopg://user:password@host/database' (value not shown: it may hold a password)")
+    if _RELATIVE_SQLITE.match(value):
+        raise _problem(f'option {name!r} in {where}: the SQLite path in {mask_password(value)!r} is not absolute, so '
+                       'each process would find its own file or none; give an absolute path, which makes four slashes: '
+                       "'sqlite:////var/lib/glance/imgguard.db'")
+
+
+def _refuse_value(name: str, value: str, where: str) -> NoReturn:
+    kind = _BY_NAME[name].type
+    if isinstance(kind, types.Integer):
+        advice = f'give a whole number from {kind.min} to {kind.max}'
+    else:
+        assert isinstance(kind, types.String) and kind.choices
+        advice = f'allowed are: {", ".join(kind.choices)}'
+    raise _problem(f'option {name!r} in {where}: {value!r} is not allowed; {advice}') from None
+
+
+def _refuse_contradictions(found: Mapping[str, _Found]) -> None:
+    lease, fence = found['lease_seconds'], found['fence_seconds']
+    if lease.value >= fence.value:
+        raise _problem(f"option 'lease_seconds' ({lease.value}, from {lease.where}) must be less than 'fence_seconds' "
+                       f'({fence.value}, from {fence.where})')
+
+
+def _problem(text: str) -> ConfigurationError:
+    return ConfigurationError(f'imgguard: {text}')

@@ -1,0 +1,72 @@
+"""The address of the store: what the option ``connection`` may say.
+
+Nothing here connects, and no text repeats more of the address than its place, for it may hold a
+password.
+"""
+
+import os.path
+from typing import Final
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from imgguard.errors import ConfigurationError
+
+_EXAMPLES: Final = ('sqlite:////var/lib/glance/imgguard.db, postgresql+psycopg://user:password@host/imgguard '
+                    'or mysql+pymysql://user:password@host/imgguard')
+_DRIVERS: Final = {'sqlite': 'pysqlite', 'postgresql': 'psycopg', 'mysql': 'pymysql', 'mariadb': 'pymysql'}
+_EXTRAS: Final = {'postgresql': 'imgguard[postgresql]', 'mysql': 'imgguard[mysql]', 'mariadb': 'imgguard[mysql]'}
+
+
+def parsed(text: str) -> URL:
+    """Read the option ``connection``.
+
+    :param text: an SQLAlchemy URL; a database without a driver gets the tested one
+    :raises ConfigurationError: it cannot be read, names another database or driver, a SQLite path
+        that is not absolute, or a driver that is not installed
+    """
+    try:
+        url = make_url(text)
+    except (SQLAlchemyError, ValueError):
+        # From None: the cause may repeat the address with its password.
+        raise _refused(f'is not a database URL; give one like {_EXAMPLES}') from None
+    backend = url.get_backend_name()
+    driver = _DRIVERS.get(backend)
+    if driver is None:
+        raise _refused(f'names the database {backend!r}, which imgguard cannot use; give one like {_EXAMPLES}')
+    if '+' not in url.drivername:
+        url = url.set(drivername=f'{backend}+{driver}')
+    elif url.drivername != f'{backend}+{driver}':
+        raise _refused(f'names the driver {url.drivername!r}; imgguard works with {backend}+{driver}: write that')
+    if backend == 'sqlite':
+        _check_path(url.database)
+    elif not url.database:
+        raise _refused(f'names no database after the host; give one like {_EXAMPLES}')
+    _check_driver(url, backend, driver)
+    return url
+
+
+def place(url: URL) -> str:
+    """Where the store is, for texts: never the user, the password or a parameter of the URL."""
+    if url.get_backend_name() == 'sqlite':
+        return f'SQLite file {url.database}'
+    port = f':{url.port}' if url.port else ''
+    return f'{url.get_backend_name()} database {url.database} at {url.host or "localhost"}{port}'
+
+
+def _check_path(path: str | None) -> None:
+    if not path or not os.path.isabs(path):
+        raise _refused('names a SQLite file by a relative path (or none), which each process would look for '
+                       'elsewhere; give the absolute path, with four slashes: sqlite:////var/lib/glance/imgguard.db')
+
+
+def _check_driver(url: URL, backend: str, driver: str) -> None:
+    try:
+        url.get_dialect().import_dbapi()
+    except ImportError as error:
+        raise _refused(f'needs the Python package {driver!r}, which cannot be imported ({error}); '
+                       f"run: pip install '{_EXTRAS.get(backend, 'imgguard')}'") from error
+
+
+def _refused(why: str) -> ConfigurationError:
+    return ConfigurationError(f'imgguard: option connection {why}')

@@ -1,0 +1,176 @@
+"""Connections to the store: made when first needed, never carried over a fork, tried again when it helps.
+
+Every connection is in AUTOCOMMIT, so that a read costs one round trip; a write opens its transaction
+itself. That also gives SQLite what pysqlite hides: a transaction that takes the write lock at once.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from imgguard.store.address import parsed, place
+from imgguard.store.failures import OutcomeUnknown, described, may_repeat, translated
+from imgguard.store.files import make_private, use_write_ahead_log
+
+Result = TypeVar('Result')
+
+BUSY_SECONDS: Final = 30
+LOCK_SECONDS: Final = 10
+CONNECT_SECONDS: Final = 5
+ANSWER_SECONDS: Final = 30
+# Seconds before the second and every later try of a transaction, times 0.5 to 1.5.
+_PAUSES: Final = (0.01, 0.03, 0.1, 0.3)
+
+# IMMEDIATE: two transactions that read before they write would refuse each other instead of queueing.
+_BEGIN: Final = {'sqlite': 'BEGIN IMMEDIATE', 'postgresql': 'BEGIN ISOLATION LEVEL READ COMMITTED',
+                 'mysql': 'START TRANSACTION', 'mariadb': 'START TRANSACTION'}
+_ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
+    'sqlite': {'timeout': BUSY_SECONDS},
+    'postgresql': {'connect_timeout': CONNECT_SECONDS, 'tcp_user_timeout': ANSWER_SECONDS * 1000},
+    'mysql': {'connect_timeout': CONNECT_SECONDS, 'read_timeout': ANSWER_SECONDS, 'write_timeout': ANSWER_SECONDS},
+}
+_ARGUMENTS['mariadb'] = _ARGUMENTS['mysql']
+_SESSION: Final[dict[str, tuple[str, ...]]] = {
+    'sqlite': ('PRAGMA synchronous=FULL', 'PRAGMA foreign_keys=ON'),
+    'postgresql': (f"SET lock_timeout = '{LOCK_SECONDS}s'",),
+    'mysql': (f"SET time_zone = '+00:00', innodb_lock_wait_timeout = {LOCK_SECONDS}",),
+}
+_SESSION['mariadb'] = _SESSION['mysql']
+
+
+class Database:
+    """The guard's database, shared by all threads of a process and safe over fork.
+
+    :param url: the option ``connection``
+    :raises ConfigurationError: see :func:`imgguard.store.address.parsed`
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url: Final = parsed(url)
+        self.place: Final = place(self.url)
+        self.backend: Final = self.url.get_backend_name()
+        self._engines: dict[int, Engine] = {}
+        self._inherited: list[Engine] = []
+
+    def engine(self) -> Engine:
+        """The engine of this process; making it does not connect."""
+        mine = os.getpid()
+        engine = self._engines.get(mine)
+        if engine is None:
+            # No lock: another thread may have held it while the process forked.
+            engine = self._engines.setdefault(mine, self._made())
+            for other in [process for process in self._engines if process != mine]:
+                inherited = self._engines.pop(other, None)
+                if inherited is not None:
+                    # Kept, not closed: closing says goodbye on a socket that the parent still uses,
+                    # and so would the garbage collector.
+                    self._inherited.append(inherited)
+        return engine
+
+    def read(self, ask: Callable[[Connection], Result]) -> Result:
+        """Run one query outside any transaction, once more if its connection turns out to be dead.
+
+        :raises StoreUnavailable: the database could not be read
+        """
+        with translated(self.place):
+            try:
+                return self._asked(ask)
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return self._asked(ask)
+
+    def write(self, change: Callable[[Connection], Result]) -> Result:
+        """Run a transaction and commit it; as a whole again, at most five times, when it did nothing.
+
+        :param change: may be called several times, each in a transaction of its own
+        :raises StoreUnavailable: the database could not be written
+        """
+        with translated(self.place):
+            for pause in _PAUSES:
+                try:
+                    return self._committed(change)
+                except DBAPIError as error:
+                    if not may_repeat(error):
+                        raise
+                time.sleep(pause * random.uniform(0.5, 1.5))
+            return self._committed(change)
+
+    def close(self) -> None:
+        """Close this process's idle connections. A later call opens new ones."""
+        engine = self._engines.pop(os.getpid(), None)
+        if engine is not None:
+            engine.dispose()
+
+    def _asked(self, ask: Callable[[Connection], Result]) -> Result:
+        with self.engine().connect() as connection:
+            return ask(connection)
+
+    def _committed(self, change: Callable[[Connection], Result]) -> Result:
+        with self.engine().connect() as connection:
+            connection.exec_driver_sql(_BEGIN[self.backend])
+            try:
+                result = change(connection)
+                self._commit(connection)
+            except DBAPIError:
+                _roll_back(connection)
+                raise
+            except BaseException:
+                # Where a thread was stopped inside the driver nobody knows what the server still sends.
+                connection.invalidate()
+                raise
+            return result
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            connection.exec_driver_sql('COMMIT')
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise OutcomeUnknown(described(self.place, error)) from error
+            raise
+
+    def _made(self) -> Engine:
+        arguments = {name: value for name, value in _ARGUMENTS[self.backend].items() if name not in self.url.query}
+        options: dict[str, Any] = {}
+        if _skips_rollback():
+            options['skip_autocommit_rollback'] = True
+        engine = create_engine(self.url, isolation_level='AUTOCOMMIT', hide_parameters=True,
+                               connect_args=arguments, **options)
+        event.listen(engine, 'do_connect', self._before_connect)
+        event.listen(engine, 'connect', self._after_connect)
+        return engine
+
+    def _before_connect(self, *_: Any) -> None:
+        if self.url.database is not None and self.backend == 'sqlite':
+            make_private(self.url.database)
+
+    def _after_connect(self, connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        try:
+            if self.url.database is not None and self.backend == 'sqlite':
+                use_write_ahead_log(cursor, self.url.database)
+            for statement in _SESSION[self.backend]:
+                cursor.execute(statement)
+        finally:
+            cursor.close()
+
+
+def _roll_back(connection: Connection) -> None:
+    if connection.invalidated:
+        return
+    try:
+        connection.exec_driver_sql('ROLLBACK')
+    except SQLAlchemyError:
+        connection.invalidate()
+
+
+def _skips_rollback() -> bool:
+    """Whether SQLAlchemy can leave out the ROLLBACK that ends a read, a round trip to MariaDB."""
+    version = tuple(int(part) for part in sqlalchemy.__version__.split('.')[:3] if part.isdigit())
+    return version >= (2, 0, 43)

@@ -1,0 +1,1 @@
+"""Tests of imgguard on a real Glance; see conftest for the fixtures."""

@@ -1,0 +1,156 @@
+"""What is known: pages of images, images in error, histories, and what was asked for an image."""
+
+import time
+from typing import Any
+
+from sqlalchemy import insert, select
+
+from imgguard.attempts import Failure
+from imgguard.store import Store
+from imgguard.store.clock import utc_now
+from imgguard.store.engine import Database
+from imgguard.store.models import images
+from tests.store.conftest import CREATED, LEASE, Hands, begun, failed
+
+
+def test_a_page_is_one_query(store: Store, url: str, statements: list[tuple[str, object, str]]) -> None:
+    wanted = [f'image-{number}' for number in range(1000)]
+    for image_id in wanted[:3]:
+        store.remember(image_id, CREATED, 'owner', True)
+    own_time = Store(url, LEASE)
+    own_time.records(['connect first'])
+    statements.clear()
+    assert set(own_time.records(wanted)) == {(image_id, CREATED) for image_id in wanted[:3]}
+    assert len(statements) == 1
+    own_time.close()
+
+
+def test_a_page_of_another_size_is_not_compiled_again(url: str, statements: list[tuple[str, object, str]]) -> None:
+    own_time = Store(url, LEASE)
+    own_time.records(['one'])
+    statements.clear()
+    own_time.records(['one', 'two'])
+    assert [cache for _, _, cache in statements] == ['CACHE_HIT']
+    own_time.close()
+
+
+def test_no_image_no_query(store: Store, statements: list[tuple[str, object, str]]) -> None:
+    assert store.records([]) == {}
+    assert not statements
+
+
+def test_ids_are_values_never_syntax(store: Store) -> None:
+    odd = ['a,b', '{a}', "it's", '"', '[1]', '%s', '\\', ':x', 'NULL', '']
+    for image_id in odd:
+        store.remember(image_id, CREATED, None, None)
+    for image_id in odd:
+        assert set(store.records([image_id, image_id])) == {(image_id, CREATED)}
+
+
+def test_what_was_asked_stays_until_it_is_asked_otherwise(store: Store, hands: Hands) -> None:
+    store.remember('image', CREATED, 'owner', True, give_up_at_after=30.5)
+    store.remember('image', CREATED, None, None)
+    record = store.records(['image'])['image', CREATED]
+    assert (record.owner, record.keep, record.give_up_at) == ('owner', True, hands.seconds + 30.5)
+    assert (record.attempts, record.error, record.running) == (0, None, None)
+    hands.seconds += 100
+    store.remember('image', CREATED, 'heir', False, give_up_at_after=1)
+    record = store.records(['image'])['image', CREATED]
+    assert (record.owner, record.keep, record.give_up_at) == ('heir', False, hands.seconds + 1)
+
+
+def test_remembering_disturbs_no_attempt(store: Store) -> None:
+    failed(store)
+    begun(store)
+    before = store.records(['image'])['image', CREATED]
+    store.remember('image', CREATED, 'owner', None)
+    assert store.records(['image'])['image', CREATED] == before
+
+
+def test_a_new_owner_is_noted_with_the_next_attempt(store: Store) -> None:
+    store.remember('image', CREATED, 'giver', None)
+    begun(store)
+    assert store.records(['image'])['image', CREATED].owner == 'owner'
+
+
+def test_candidates_newest_first(store: Store, hands: Hands) -> None:
+    for image_id, code in (('one', 'bad_request'), ('two', 'declared'), ('three', 'bad_request')):
+        hands.seconds += 1
+        failed(store, image_id, Failure(code, 'text'))
+    begun(store, 'healthy')
+    assert store.candidates(10) == ['three', 'two', 'one']
+    assert store.candidates(2) == ['three', 'two']
+    assert store.candidates(10, 'bad_request') == ['three', 'one']
+    assert store.candidates(10, 'storage_full') == []
+
+
+def test_candidates_name_an_id_once_and_miss_none(store: Store, hands: Hands) -> None:
+    failed(store, 'single')
+    for day in range(1, 6):
+        hands.seconds += 1
+        failed(store, 'used again', created_at=f'2026-12-0{day}T00:00:00Z')
+    assert store.candidates(2) == ['used again', 'single']
+
+
+def test_the_history_in_pages(store: Store) -> None:
+    for _ in range(5):
+        key = failed(store).key
+    failed(store, 'other')
+    assert [attempt.number for attempt in store.attempts(key, 2)] == [5, 4]
+    assert [attempt.number for attempt in store.attempts(key, 2, marker=4)] == [3, 2]
+    assert store.attempts(key, 2, marker=1) == []
+    assert store.attempts(key + 1000, 2) == []
+
+
+ELSEWHERE = {'sqlite': '', 'postgresql': '?options=-c timezone=Asia/Kolkata',
+             'mariadb': "?init_command=SET time_zone='-07:00'"}
+
+
+def test_time_is_utc_and_finer_than_a_second(url: str, backend: str) -> None:
+    """Whatever the time zone of the server or of its session."""
+    database = Database(url + ELSEWHERE[backend])
+    times = []
+    for _ in range(3):
+        now = database.read(lambda connection: connection.execute(select(utc_now())).scalar_one())
+        assert isinstance(now, float)
+        assert abs(now - time.time()) < 2
+        times.append(now)
+        time.sleep(0.003)
+    assert times == sorted(set(times))
+    assert any(now % 1 for now in times)
+    database.close()
+
+
+INDEXES = {'sqlite': ('sqlite_autoindex_imgguard_images_1', 'sqlite_autoindex_imgguard_attempts_1'),
+           'postgresql': ('imgguard_images_image_id_created_at', 'imgguard_attempts_pkey'),
+           'mariadb': ('imgguard_images_image_id_created_at', 'PRIMARY')}
+
+
+def _plan(database: Database, statement: str, parameters: Any) -> str:
+    explain = 'EXPLAIN QUERY PLAN ' if database.backend == 'sqlite' else 'EXPLAIN '
+    rows = database.read(lambda connection: connection.exec_driver_sql(explain + statement, parameters).all())
+    return '\n'.join(str(tuple(row)) for row in rows)
+
+
+def test_look_ups_go_by_an_index(store: Store, database: Database, statements: list[tuple[str, object, str]]) -> None:
+    verdicts = [{'image_id': f'filler-{number}', 'created_at': CREATED, 'attempts': 1, 'last_number': 1,
+                 'error_number': 1, 'error_code': 'bad_request', 'error_at': float(number)} for number in range(3000)]
+    kept = [{'image_id': f'kept-{number}', 'created_at': CREATED, 'attempts': 1, 'last_number': 1,
+             'give_up_at': float(number) if number % 100 == 0 else None} for number in range(3000)]
+    database.write(lambda connection: connection.execute(insert(images), verdicts))
+    database.write(lambda connection: connection.execute(insert(images), kept))
+    for _ in range(30):
+        key = failed(store).key
+    database.read(lambda connection: connection.exec_driver_sql(
+        'ANALYZE' if database.backend != 'mariadb' else 'ANALYZE TABLE imgguard_images, imgguard_attempts').close())
+    by_name, by_key = INDEXES[database.backend]
+    for ask, index in ((lambda: store.records(['filler-1', 'filler-2']), by_name),
+                       (lambda: store.candidates(3), 'imgguard_images_error_at'),
+                       (lambda: store.candidates(3, 'client_disconnected'), 'imgguard_images_error_code_error_at'),
+                       (lambda: store.due(3), 'imgguard_images_give_up_at'),
+                       (lambda: store.attempts(key, 3), by_key)):
+        statements.clear()
+        ask()  # type: ignore[no-untyped-call]
+        plan = _plan(database, *statements[0][:2])
+        assert index in plan, plan
+        assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan')), plan
