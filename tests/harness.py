@@ -1,0 +1,68 @@
+"""What tests share beside fixtures: the Glance of this process, and what a machine may lack."""
+
+import atexit
+import itertools
+import os
+from pathlib import Path
+from typing import NoReturn
+from wsgiref.types import WSGIApplication
+
+import pytest
+
+from demo.private_glance import Options, PrivateGlance, write_paste_file
+
+IDENTITY = 'tests.identity:filter_factory'
+
+
+def skip_or_fail(name: str, reason: str) -> NoReturn:
+    """Skip the test for want of ``name``, or fail it where this machine was said to have it.
+
+    ``IMGGUARD_REQUIRE`` names those, with commas between them (``postgresql,mariadb``).
+    """
+    required = [each.strip() for each in os.environ.get('IMGGUARD_REQUIRE', '').split(',')]
+    if name in required:
+        pytest.fail(f'{name} is required by IMGGUARD_REQUIRE: {reason}', pytrace=False)
+    pytest.skip(f'{name}: {reason}')
+
+
+class InProcessGlance:
+    """Glance in this process, as ``glance.wsgi.api`` would start it.
+
+    Glance's configuration, stores and database belong to the process, so there is one for the whole
+    test session; many pipelines with or without the guard can be loaded side by side upon it.
+    """
+
+    def __init__(self, glance: PrivateGlance) -> None:
+        self.glance = glance
+        self._numbers = itertools.count()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv('OS_GLANCE_CONFIG_DIR', str(glance.configuration))
+            # Importing Glance registers its options; it must not happen in runs that need no Glance.
+            from glance.common import wsgi_app
+            wsgi_app.init_app()
+        self._drain_workers = wsgi_app.drain_workers
+        # Glance lets its threads end when Python exits; where none was started it fails to, loudly.
+        atexit.unregister(self._drain_workers)
+
+    def close(self) -> None:
+        """Wait for the threads Glance has started, such as those of imports."""
+        self._drain_workers()
+
+    def load(self, guard: Options | None, flavor: str = 'keystone') -> WSGIApplication:
+        """Load the paste file again, with these options of the guard, or ``None`` for the bare Glance."""
+        from glance.common import config
+        from oslo_config import cfg
+
+        path = self._paste_file(guard)
+        # The composite in the paste file asks Glance's configuration for the flavor, whatever is loaded.
+        cfg.CONF.set_override('flavor', flavor, group='paste_deploy')
+        try:
+            application: WSGIApplication = config.load_paste_app('glance-api', flavor, str(path))
+        finally:
+            cfg.CONF.clear_override('flavor', group='paste_deploy')
+        return application
+
+    def _paste_file(self, guard: Options | None) -> Path:
+        path = self.glance.folder / f'paste-{next(self._numbers)}.ini'
+        write_paste_file(path, self.glance, guard=guard, identity=IDENTITY)
+        return path
