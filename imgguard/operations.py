@@ -1,0 +1,86 @@
+"""Recognise what a request wants from the Images API: one table of routes, no I/O.
+
+Glance's pipeline treats more spellings as the same request than the plain path and method show, and
+a guard that missed one of them could be walked round:
+
+* paste's URL map collapses repeated slashes (``paste/urlmap.py``, ``URLMap.normalize_url``);
+* the Routes middleware lets ``?_method=PUT`` in the query replace the method
+  (``routes/middleware.py``, ``RoutesMiddleware.__call__``); what is in a query, WebOb decides;
+* a path may end in a line feed, for the expressions of Routes end in ``$``
+  (``routes/route.py``, ``Route.buildfullreg``).
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from webob import Request
+
+Environ = dict[str, Any]
+
+
+class Action(Enum):
+    """What the request does, as far as the guard cares."""
+
+    CREATE = 'create'
+    LIST = 'list'
+    SHOW = 'show'
+    UPDATE = 'update'
+    UPLOAD = 'upload'
+    DOWNLOAD = 'download'
+    SCHEMA = 'schema'
+    LIST_SCHEMA = 'list schema'
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A recognised request.
+
+    :param image_id: as the path spells it; ``''`` where the path names no image
+    """
+
+    action: Action
+    image_id: str = ''
+
+
+_COLLECTION: Final = {'GET': Action.LIST, 'POST': Action.CREATE}
+_IMAGE: Final = {'GET': Action.SHOW, 'PATCH': Action.UPDATE}
+_DATA: Final = {'PUT': Action.UPLOAD, 'GET': Action.DOWNLOAD}
+_SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
+_PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?P<data>/file)?)?$')
+_SLASHES: Final = re.compile('//+')
+
+
+def recognise(environ: Environ) -> Operation | None:
+    """Say which operation the request is, or ``None`` when it is none of ours."""
+    path: str = environ.get('PATH_INFO', '')
+    if '//' in path:
+        path = _SLASHES.sub('/', path)
+    if not path.startswith('/v2/'):
+        return None
+    if path.startswith('/v2/schemas/'):
+        action = _SCHEMAS.get(path.removesuffix('\n')) if _method(environ) == 'GET' else None
+        return Operation(action) if action else None
+    match = _PATH.match(path)
+    if match is None:
+        return None
+    image_id = match['image']
+    if image_id is None:
+        action = _COLLECTION.get(_method(environ))
+    else:
+        action = (_DATA if match['data'] else _IMAGE).get(_method(environ))
+    return Operation(action, image_id or '') if action else None
+
+
+def _method(environ: Environ) -> str:
+    query: str = environ.get('QUERY_STRING', '')
+    replaced = None
+    if '_method' in query:
+        try:
+            replaced = Request({'QUERY_STRING': query}).GET.get('_method')
+        except UnicodeError:
+            # Routes takes such a query for one without it.
+            pass
+    method: str = replaced.upper() if replaced else environ['REQUEST_METHOD']
+    return method

@@ -1,0 +1,82 @@
+"""What the guard knows, written into Glance's answers; and the verdicts that are due, spoken on the way.
+
+Nothing needs a daemon: whoever looks at an image has its verdict first.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from imgguard import codes
+from imgguard.api import v2
+from imgguard.attempts import Failure, ImageRecord
+from imgguard.errors import StoreUnavailable
+from imgguard.images import Caller
+from imgguard.settings import Settings
+from imgguard.store import Store
+from imgguard.wsgi import Captured
+
+LOG: Final = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Records = Mapping[tuple[str, str], ImageRecord]
+
+
+class Presenter:
+    """Shows the error state for one filter."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+
+    def present(self, answer: Captured, by: Caller) -> None:
+        """Write what is known into an answer with one image or a page of them; one query for all.
+
+        An answer that cannot contain an image in error is left as it is, unparsed.
+        """
+        if not v2.may_be_in_error(answer.body()):
+            return
+        document = json.loads(answer.body())
+        waiting = [image for image in v2.images_of(document) if image['status'] in v2.WAITING_STATUSES]
+        records = self.known(waiting)
+        if any([self.write(image, records, by) for image in waiting]):
+            answer.replace(v2.dump(document))
+
+    def known(self, images: Sequence[Json]) -> Records:
+        """What is known of these images; nothing while the store is down."""
+        try:
+            return self.records(images)
+        except StoreUnavailable as error:
+            LOG.error('answered without the error state: %s', error)
+            return {}
+
+    def records(self, images: Sequence[Json]) -> Records:
+        """What is known of these images, after every verdict that was due.
+
+        :raises StoreUnavailable: when the store cannot be asked
+        """
+        ids = [image['id'] for image in images]
+        records = self._store.records(ids)
+        if records and self._settle(images, records):
+            records = self._store.records(ids)
+        return records
+
+    def write(self, image: Json, records: Records, by: Caller) -> bool:
+        """Write what is known into one image; whether anything was."""
+        found = v2.error_of(image, records)
+        if found is None:
+            return v2.show_waiting(image, records)
+        v2.show_error(image, *found, self._settings.error_status, by.may_read_details(image.get('owner')))
+        return True
+
+    def _settle(self, images: Iterable[Json], records: Records) -> bool:
+        settled = False
+        for image in images:
+            record = records.get((image['id'], image['created_at']))
+            if record is None or image['status'] != 'queued':
+                continue
+            if record.overdue and record.error is None and record.running is None:
+                never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
+                settled |= self._store.give_up(record.key, never)
+        return settled

@@ -1,0 +1,104 @@
+"""Requests that read: show, list, download, schema."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import webob.exc
+
+from imgguard import listing
+from imgguard.api import v2
+from imgguard.errors import StoreUnavailable
+from imgguard.images import Caller, GlanceImages
+from imgguard.operations import Action, Operation
+from imgguard.presenter import Presenter, Records
+from imgguard.settings import Settings
+from imgguard.store import Store
+from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse
+
+LOG: Final = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class Reads:
+    """Handles reading requests for one filter."""
+
+    def __init__(self, application: Application, settings: Settings, store: Store, presenter: Presenter,
+                 images: GlanceImages) -> None:
+        self._application = application
+        self._settings = settings
+        self._store = store
+        self._presenter = presenter
+        self._images = images
+
+    def show(self, environ: Environ, start_response: StartResponse, operation: Operation,
+             by: Caller) -> Iterable[bytes]:
+        """Hand on, with the error state written in."""
+        answer = Captured(self._application, environ)
+        if answer.status == 200 and answer.is_json():
+            self._presenter.present(answer, by)
+        return answer.send(start_response)
+
+    def list(self, environ: Environ, start_response: StartResponse, operation: Operation,
+             by: Caller) -> Iterable[bytes]:
+        """As :meth:`show`; a filter that the error state takes part in is answered from several pages."""
+        wanted = listing.parse(environ.get('QUERY_STRING', ''), self._settings.error_status)
+        if wanted is None:
+            return self.show(environ, start_response, operation, by)
+        try:
+            answer = self._filtered(environ, wanted, by)
+        except StoreUnavailable as error:
+            LOG.error('the list is answered without the error state: %s', error)
+            answer = None
+        return answer.send(start_response) if answer else self.show(environ, start_response, operation, by)
+
+    def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:
+        most = listing.MAX_NARROWED
+        candidates = self._store.due(most + 1) + self._store.candidates(most + 1, wanted.code)
+        if not candidates:
+            return None
+
+        def ask(query: str) -> Captured:
+            return Captured(self._application, {**environ, 'QUERY_STRING': query})
+
+        def present(image: Json, records: Records) -> None:
+            self._presenter.write(image, records, by)
+
+        narrow = wanted.errors_only and wanted.narrowable and len(candidates) <= most
+        walk = listing.Walk(wanted, ask, self._presenter.records, present)
+        return walk.answer(candidates if narrow else None)
+
+    def download(self, environ: Environ, start_response: StartResponse, operation: Operation,
+                 by: Caller) -> Iterable[bytes]:
+        """Hand on, unless it is data that Glance rejected and left where it can be read."""
+        answer = Captured(self._application, environ)
+        if answer.status in (200, 206) and self._is_in_error(operation.image_id, by):
+            # Its file is open already, and Glance closes it only once the reading has begun
+            # (glance_store/_drivers/filesystem.py, ChunkedFile.__iter__).
+            next(iter(answer.send(_ignore)), None)
+            answer.close()
+            return webob.exc.HTTPNoContent()(environ, start_response)
+        return answer.send(start_response)
+
+    def _is_in_error(self, image_id: str, by: Caller) -> bool:
+        records = self._presenter.known([{'id': image_id, 'created_at': '', 'status': ''}])
+        image = self._images.look(by, image_id) if any(record.error for record in records.values()) else None
+        return image is not None and v2.error_of(
+            {'id': image.image_id, 'created_at': image.created_at, 'status': image.status}, records) is not None
+
+    def schema(self, environ: Environ, start_response: StartResponse, operation: Operation,
+               by: Caller) -> Iterable[bytes]:
+        """Hand on, with the status and the properties of the guard added."""
+        answer = Captured(self._application, environ)
+        if answer.status == 200 and answer.is_json():
+            document = v2.extend_schema(json.loads(answer.body()), operation.action is Action.LIST_SCHEMA,
+                                        self._settings.error_status)
+            if document is not None:
+                answer.replace(json.dumps(document).encode())
+        return answer.send(start_response)
+
+
+def _ignore(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:
+    return bytes

@@ -1,0 +1,243 @@
+"""``PUT /v2/images/{id}/file``: authority, claim, the wrapped body, Glance, the verdict, the answer.
+
+The order matters. Nothing is claimed or told before Glance's own policy let the caller upload; the
+claim is committed before Glance is called and the verdict before its answer is sent, and no
+transaction is open in between.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import webob.exc
+
+from imgguard import asking, codes, glance_log, names, outcome, servers, text
+from imgguard.attempts import Busy, Claim, ErrorState, Failure, ImageRecord
+from imgguard.body import BodyReader, Framing, Refused, announced_size, framing
+from imgguard.digests import BadDigest, Digests
+from imgguard.errors import StoreUnavailable
+from imgguard.guard import CannotGuard, Guard
+from imgguard.images import Caller, Forbidden, GlanceImages, Image
+from imgguard.leases import Heartbeat
+from imgguard.operations import Operation
+from imgguard.settings import Settings
+from imgguard.store import Store
+from imgguard.wsgi import Application, Captured, Environ, StartResponse
+
+LOG: Final = logging.getLogger(__name__)
+
+_EMPTY_RETRY: Final = ('The body is empty, although an earlier attempt to upload this image had data: the client '
+                       'repeated a body it had used up. Send the data from its beginning.')
+_BUSY: Final = ('Another upload to this image is under way. Wait until it has ended: the image then is active, or it '
+                'shows an error and can be uploaded again.')
+_NOT_STORED: Final = ('This image cannot be kept if its upload fails, for the guard cannot store that now. The upload '
+                      'was not begun; try again later.')
+_TAKEN_AWAY: Final = Failure(codes.WORKER_LOST, 'This attempt was silent for so long that it was given up; its data '
+                                                'was not used.')
+
+
+class Uploads:
+    """Handles uploads for one filter."""
+
+    def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
+                 heartbeat: Heartbeat, images: GlanceImages) -> None:
+        self._application = application
+        self._settings = settings
+        self._store = store
+        self._guard = guard
+        self._heartbeat = heartbeat
+        self._images = images
+
+    def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
+                 by: Caller) -> Iterable[bytes]:
+        try:
+            asked = asking.keep(environ)
+        except asking.BadRequest as error:
+            return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
+        records: Mapping[tuple[str, str], ImageRecord] = {}
+        outage: StoreUnavailable | None = None
+        try:
+            records = self._store.records([operation.image_id])
+        except StoreUnavailable as error:
+            outage = error
+        if not records and not asked and (asked is False or self._settings.keep_default == 'never'):
+            if outage is not None:
+                LOG.error('an upload is not recorded: %s', outage)
+            return self._application(environ, start_response)
+        try:
+            image = self._images.for_upload(by, operation.image_id)
+        except Forbidden as refusal:
+            if records and not self._images.refuses_before_policy(environ):
+                # Glance would put the image of a running upload back to queued before it answers just this.
+                answer: Iterable[bytes] = refusal.answer(environ, start_response)
+                return answer
+            return self._application(environ, start_response)
+        except Exception as error:
+            # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
+            LOG.exception('cannot ask Glance about an image')
+            return self._unguarded(error, bool(asked), environ, start_response)
+        record = records.get((image.image_id, image.created_at))
+        guarded = self._guard.keeps(asked, record, image.image_type)
+        if outage is not None:
+            return self._unguarded(outage, guarded, environ, start_response)
+        if not guarded and record is None:
+            return self._application(environ, start_response)
+        return self._attempt(environ, start_response, by, image, record, guarded)
+
+    def _attempt(self, environ: Environ, start_response: StartResponse, by: Caller, image: Image,
+                 record: ImageRecord | None, guarded: bool) -> Iterable[bytes]:
+        if record is not None and record.running is not None and record.running.alive:
+            return webob.exc.HTTPConflict(explanation=_BUSY)(environ, start_response)
+        if image.status != 'queued':
+            # Glance refuses it for its status and leaves the image alone.
+            return self._application(environ, start_response)
+        try:
+            claim = self._guard.begin(image, by, guarded, _expected(environ))
+        except (CannotGuard, StoreUnavailable) as error:
+            return self._unguarded(error, guarded, environ, start_response)
+        if isinstance(claim, Busy):
+            return webob.exc.HTTPConflict(explanation=_BUSY)(environ, start_response)
+        upload = _Upload(self._guard, self._heartbeat, self._images, by, image, claim, guarded)
+        return upload.run(self._application, environ, start_response)
+
+    def _unguarded(self, error: Exception, asked: bool, environ: Environ,
+                   start_response: StartResponse) -> Iterable[bytes]:
+        if not asked:
+            LOG.error('an upload is not recorded: %s', error)
+            return self._application(environ, start_response)
+        if self._settings.on_store_failure == 'refuse':
+            LOG.error('an upload was refused, for it cannot be guarded: %s', error)
+            return webob.exc.HTTPInternalServerError(explanation=_NOT_STORED)(environ, start_response)
+        LOG.error('an upload runs unguarded: %s', error)
+        answer = Captured(self._application, environ)
+        answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
+        return answer.send(start_response)
+
+
+class _Upload:
+    """One claimed upload."""
+
+    def __init__(self, guard: Guard, heartbeat: Heartbeat, images: GlanceImages, by: Caller, image: Image,
+                 claim: Claim, guarded: bool) -> None:
+        self._guard = guard
+        self._heartbeat = heartbeat
+        self._images = images
+        self._by = by
+        self._image = image
+        self._claim = claim
+        self._guarded = guarded
+
+    def run(self, application: Application, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Let Glance take the body, and answer when the outcome is stored."""
+        reader: BodyReader | None = None
+        try:
+            body = framing(environ)
+            reader = self._reader(environ, body)
+        except (Refused, BadDigest) as refused:
+            if self._guarded:
+                return self._refuse(refused, environ, start_response)
+            return self._judge(application, environ, None, start_response)
+        return self._judge(application, servers.with_body(environ, reader, body), reader, start_response)
+
+    def _reader(self, environ: Environ, body: Framing) -> BodyReader:
+        source = servers.source(environ, body)
+        if not self._guarded:
+            return BodyReader(source, body, None, Digests({}), lambda: None)
+        error = self._claim.error
+        refuse_empty = _EMPTY_RETRY if body.chunked and error is not None and _had_data(error) else None
+        return BodyReader(source, body, announced_size(environ), Digests(environ), self._confirm, refuse_empty)
+
+    def _confirm(self) -> None:
+        if not self._heartbeat.holds(self._claim):
+            raise Refused(_TAKEN_AWAY)
+
+    def _refuse(self, refused: Refused | BadDigest, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        failure = refused.failure if isinstance(refused, Refused) else Failure(codes.BAD_REQUEST, str(refused))
+        kept = self._store_failure(failure, 400, 0)
+        answer = webob.exc.HTTPBadRequest(explanation=failure.text)
+        answer.headers[names.KEPT_HEADER] = kept
+        return answer(environ, start_response)
+
+    def _judge(self, application: Application, environ: Environ, reader: BodyReader | None,
+               start_response: StartResponse) -> Iterable[bytes]:
+        self._heartbeat.add(self._claim, lambda: reader.received if reader is not None else 0)
+        try:
+            with glance_log.reasons() as logged:
+                answer = Captured(application, environ)
+                explanation = answer.body()
+        except BaseException as error:
+            self._store_failure(_raised(error, reader), None, _received(reader))
+            raise
+        finally:
+            self._heartbeat.remove(self._claim)
+        said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
+        try:
+            kept = self._settle(_answer(answer.status, said, str(logged), reader))
+        except Exception:
+            # Whatever went wrong in the book-keeping, the client gets Glance's answer.
+            LOG.exception('image %s: the end of attempt %d could not be settled', self._image.image_id,
+                          self._claim.number)
+            kept = names.KEPT_UNAVAILABLE
+        if self._guarded and kept is not None:
+            answer.headers.append((names.KEPT_HEADER, kept))
+        return answer.send(start_response)
+
+    def _settle(self, answer: outcome.Answer) -> str | None:
+        result = outcome.classify(answer)
+        if result.verdict is outcome.Verdict.LOOK:
+            now = self._images.look(self._by, self._image.image_id)
+            waits = now is not None and now.status == 'queued'
+            result = outcome.Outcome(outcome.Verdict.FAILED, result.failure) if waits else outcome.SAYS_NOTHING
+        if result.verdict is outcome.Verdict.FAILED and result.failure is not None:
+            return self._store_failure(result.failure, answer.status, answer.received)
+        if result.verdict is outcome.Verdict.SUCCEEDED:
+            return self._stored(lambda: self._guard.succeeded(self._claim, answer.status, answer.received),
+                                names.KEPT_GUARDED)
+        return self._stored(lambda: self._guard.withdraw(self._claim),
+                            names.KEPT_ERROR if self._claim.error else None)
+
+    def _store_failure(self, failure: Failure, status: int | None, received: int) -> str:
+        shown = self._guarded and (failure.code != codes.EMPTY_RETRY)
+        kept = self._stored(lambda: self._guard.failed(self._image, self._claim, failure, status, received, shown),
+                            names.KEPT_ERROR)
+        return kept or names.KEPT_ERROR
+
+    def _stored(self, change: Callable[[], object], kept: str | None) -> str | None:
+        try:
+            change()
+        except StoreUnavailable as error:
+            LOG.error('image %s: the end of attempt %d could not be stored: %s', self._image.image_id,
+                      self._claim.number, error)
+            return names.KEPT_UNAVAILABLE
+        return kept
+
+
+def _had_data(error: ErrorState) -> bool:
+    # Of a read that breaks off some servers say nothing of the bytes they had (uWSGI: up to all it was asked for), and
+    # a worker that was killed does not tell either.
+    return error.bytes_received > 0 or error.code in (codes.CLIENT_DISCONNECTED, codes.WORKER_LOST)
+
+
+def _expected(environ: Mapping[str, object]) -> int | None:
+    try:
+        return framing(environ).length or announced_size(environ)
+    except Refused:
+        return None
+
+
+def _raised(error: BaseException, reader: BodyReader | None) -> Failure:
+    if not isinstance(error, Exception):
+        # A server stops a worker this way; Glance does not put the image back then.
+        return outcome.interrupted(_answer(0, '', '', reader))
+    return outcome.unexplained(_answer(500, '', text.reason(str(error)), reader))
+
+
+def _received(reader: BodyReader | None) -> int:
+    return reader.received if reader is not None else 0
+
+
+def _answer(status: int, explanation: str, reason: str, reader: BodyReader | None) -> outcome.Answer:
+    if reader is None:
+        return outcome.Answer(status, explanation, reason)
+    return outcome.Answer(status, explanation, reason, reader.received, reader.expected, reader.broken,
+                          reader.broken_reason, reader.refusal)

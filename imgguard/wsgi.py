@@ -1,0 +1,96 @@
+"""Plumbing of PEP 3333: call an application, hold its answer, hand it on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+Environ = dict[str, Any]
+Headers = list[tuple[str, str]]
+StartResponse = Callable[..., Callable[[bytes], object]]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+MAX_REWRITTEN: Final = 64 * 1024 * 1024
+
+
+class Captured:
+    """An answer whose headers are known and whose body may be read or handed on."""
+
+    def __init__(self, application: Application, environ: Environ) -> None:
+        self.status_line = ''
+        self.headers: Headers = []
+        self._exc_info: Any = None
+        self._written: list[bytes] = []
+        self._iterable = application(environ, self._start_response)
+        self._chunks = iter(self._iterable)
+        self._body: bytes | None = None
+        try:
+            # An application may call start_response as late as with its first chunk.
+            while not self.status_line:
+                self._written.append(next(self._chunks))
+        except StopIteration:
+            self.close()
+            raise RuntimeError('the application below did not call start_response') from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        return int(self.status_line[:3])
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header of that name."""
+        return next((value for given, value in self.headers if given.lower() == name.lower()), None)
+
+    def is_json(self) -> bool:
+        """Whether the body is plain JSON of a size that is worth reading."""
+        length = self.header('Content-Length') or ''
+        return ((self.header('Content-Type') or '').startswith('application/json')
+                and self.header('Content-Encoding') is None
+                and length.isdigit() and int(length) <= MAX_REWRITTEN)
+
+    def body(self) -> bytes:
+        """The whole body; what is below is closed."""
+        if self._body is None:
+            try:
+                self._body = b''.join((*self._written, *self._chunks))
+            finally:
+                self.close()
+        return self._body
+
+    def close(self) -> None:
+        """Close what is below."""
+        close = getattr(self._iterable, 'close', None)
+        if close is not None:
+            close()
+
+    def replace(self, body: bytes) -> None:
+        """Put another body in place, with its own Content-Length."""
+        self._body = body
+        self.headers = [(name, value) for name, value in self.headers if name.lower() != 'content-length']
+        self.headers.append(('Content-Length', str(len(body))))
+
+    def send(self, start_response: StartResponse) -> Iterable[bytes]:
+        """Hand the answer on."""
+        if self._exc_info is not None:
+            start_response(self.status_line, self.headers, self._exc_info)
+        else:
+            start_response(self.status_line, self.headers)
+        if self._body is not None:
+            return [self._body]
+        if not self._written:
+            return self._iterable
+        return _Rest(self._written, self._chunks, self.close)
+
+    def _start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        self.status_line, self.headers, self._exc_info = status, list(headers), exc_info
+        return self._written.append
+
+
+class _Rest:
+    def __init__(self, first: list[bytes], rest: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._first, self._rest, self.close = first, rest, close
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._first
+        yield from self._rest
