@@ -8,6 +8,7 @@ stream whose length it knows (``webob/request.py``, ``LimitedLengthFile.readinto
 was told a size stops reading there, so a check at the end of the stream would often never run.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -19,6 +20,7 @@ from imgguard.digests import Digests
 
 _BLOCK: Final = 64 * 1024
 _MAX_SIZE: Final = 2**63 - 1
+_CUT: Final = re.compile(r"b'(\\r)?'\W*$")
 
 
 class Refused(ValueError):
@@ -243,8 +245,9 @@ class BodyReader:
 
 
 def _how(error: Exception) -> Broken:
-    # Servers tell a malformed chunk from a lost connection by the exception's kind only: cheroot raises ValueError
-    # with the bytes it took for a size (none: the connection ended), gunicorn an exception named Invalid….
-    if isinstance(error, ValueError) and not str(error).endswith("b''"):
+    # Servers tell a malformed chunk from a lost connection by the exception's kind only: gunicorn raises one named
+    # Invalid…, cheroot a ValueError with what it took for a size or for the end of a chunk (cheroot/server.py,
+    # ChunkedRFile), which is empty or half a line's end where the connection ended.
+    if isinstance(error, ValueError) and not _CUT.search(str(error)):
         return Broken.MALFORMED
     return Broken.MALFORMED if type(error).__name__.startswith('Invalid') else Broken.DISCONNECTED

@@ -83,9 +83,11 @@ class Metadata:
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
         environ, body = asking.document(environ)
-        if body is not None and asking.mentions_property(body) and v2.writes(body, names.KEEP_PROPERTY):
+        if body is not None and asking.mentions_property(body) and _is_patch(environ) and v2.writes(
+                body, names.KEEP_PROPERTY):
             # As glance/api/v2/images.py, RequestDeserializer, answers writes to its own reserved names.
-            return webob.exc.HTTPForbidden(f"Attribute '{names.KEEP_PROPERTY}' is reserved.")(environ, start_response)
+            return webob.exc.HTTPForbidden(
+                explanation=f"Attribute '{names.KEEP_PROPERTY}' is reserved.")(environ, start_response)
         answer = Captured(self._application, environ)
         if answer.status == 200 and answer.is_json():
             if give_up_after is not None:
@@ -103,3 +105,8 @@ class Metadata:
             LOG.info('image %s: its deadline is not moved for one who may not modify it', image_id)
         except StoreUnavailable as error:
             LOG.error('image %s: its deadline could not be moved: %s', image_id, error)
+
+
+def _is_patch(environ: Environ) -> bool:
+    # Glance answers any other media type with 415, before it looks into the document.
+    return str(environ.get('CONTENT_TYPE') or '').partition(';')[0] in v2.PATCH_MEDIA_TYPES

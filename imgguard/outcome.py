@@ -65,7 +65,6 @@ _BY_EXPLANATION: Final = (
     (400, 'Size mismatch', codes.SIZE_MISMATCH),
     (400, 'Size exceeds', codes.SIZE_MISMATCH),
     (410, 'Adding images to store is disabled', codes.STORAGE_UNAVAILABLE),
-    (413, 'storage quota', codes.QUOTA_EXCEEDED),
     (413, 'media is full', codes.STORAGE_FULL),
     (413, 'too large', codes.SIZE_LIMIT_EXCEEDED),
     (413, '', codes.QUOTA_EXCEEDED),
@@ -118,7 +117,9 @@ def unexplained(answer: Answer) -> Failure:
 
 
 def _explained(answer: Answer, code: str) -> Failure:
-    return Failure(code, answer.explanation or codes.default_text(code))
+    # WebOb begins a 415 with a sentence on the media type of the request, whatever the cause.
+    explanation = answer.explanation.rpartition('is not supported by this server.')[2].strip()
+    return Failure(code, explanation or codes.default_text(code))
 
 
 def _broken(answer: Answer) -> Failure:

@@ -8,7 +8,7 @@ itself and gives it to Glance as a plain stream that ends by itself.
 import importlib
 from typing import Any
 
-from imgguard.body import BodyReader, Framing, Source, UwsgiChunks
+from imgguard.body import Framing, Source, UwsgiChunks
 
 Environ = dict[str, Any]
 
@@ -22,7 +22,7 @@ def uwsgi() -> Any | None:
 
 
 def threads_run() -> bool:
-    """Whether the server lets threads of Python run; uWSGI before 2.0.27 only with ``enable-threads`` or ``threads``."""
+    """Whether the server lets threads of Python run; uWSGI needs ``enable-threads`` or ``threads`` for it."""
     return bool(getattr(uwsgi(), 'has_threads', True))
 
 
@@ -35,7 +35,7 @@ def source(environ: Environ, body: Framing) -> Source:
     return wsgi_input
 
 
-def with_body(environ: Environ, reader: BodyReader, body: Framing) -> Environ:
+def with_body(environ: Environ, reader: Source, body: Framing) -> Environ:
     """The environ for Glance, with the reader as its body.
 
     WebOb's ``req.body_file = …`` would drop Content-Length, so the environ is changed directly.

@@ -14,6 +14,8 @@ Json = dict[str, Any]
 WAITING_STATUSES: Final = frozenset({'queued', 'saving', 'uploading', 'importing'})
 """The statuses of an image whose data has not come; only under these can it be in error."""
 
+PATCH_MEDIA_TYPES: Final = frozenset(f'application/openstack-images-v2.{minor}-json-patch' for minor in (0, 1))
+
 _WAITING: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(WAITING_STATUSES)).encode() + rb')"')
 _NULLED: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
 _REMOVED: Final = ('stores', 'direct_url', 'locations')
