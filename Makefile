@@ -4,6 +4,7 @@
 #   make serve   leave that Glance running
 #   make test    lint, then every test this machine can run
 #   make lint    flake8 and mypy
+#   make bench   what the guard costs, as ratios against the bare pipeline
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -11,9 +12,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Errors only: pip's warnings are about how this machine is set up.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
-SOURCES := imgguard demo tests setup.py
+SOURCES := imgguard demo tests bench setup.py
 
-.PHONY: demo serve test lint clean
+.PHONY: demo serve test lint bench clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/python -m demo
@@ -29,9 +30,12 @@ lint: $(VENV)/test.stamp
 	$(BIN)/python -m flake8 $(SOURCES)
 	$(BIN)/python -m mypy
 
+bench: $(VENV)/test.stamp
+	$(BIN)/python -m bench.overhead
+
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
-	find imgguard demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find imgguard demo tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, set PYTHON=")'

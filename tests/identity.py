@@ -8,6 +8,7 @@ some of the headers to ``None``; so does this filter, because code behind it mus
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import unquote
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _SCOPES = ('', '_SERVICE')
@@ -56,7 +57,8 @@ class Identity:
 
 def _identity(given: str | None) -> dict[str, Any]:
     """Return what auth_token puts into the environ for this token."""
-    parts = (given or '').split(':')
+    # Clients that do not know our tokens may quote what no token of Keystone has in it.
+    parts = unquote(given or '').split(':')
     if len(parts) != 3 or not parts[0]:
         return {'HTTP_X_IDENTITY_STATUS': 'Invalid'}
     user, project, roles = parts

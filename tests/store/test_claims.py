@@ -32,7 +32,8 @@ def test_one_at_a_time(store: Store, hands: Hands) -> None:
 
 def test_an_unguarded_attempt_is_claimed_and_recorded_alike(store: Store) -> None:
     claim = begun(store, new=UNGUARDED)
-    assert store.begin('image', CREATED, 'owner', UPLOAD) == Busy(store.records(['image'])['image', CREATED].running)
+    running = store.records(['image'])['image', CREATED].running
+    assert running is not None and store.begin('image', CREATED, 'owner', UPLOAD) == Busy(running)
     assert store.finish(claim, State.FAILED, CUT, shown=False, http_status=500, bytes_received=3)
     assert store.records(['image'])['image', CREATED].error is None
     assert store.attempts(claim.key, 1)[0].code == CUT.code

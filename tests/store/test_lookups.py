@@ -150,7 +150,7 @@ def test_look_ups_go_by_an_index(store: Store, database: Database, statements: l
                        (lambda: store.due(3), 'imgguard_images_give_up_at'),
                        (lambda: store.attempts(key, 3), by_key)):
         statements.clear()
-        ask()  # type: ignore[no-untyped-call]
+        ask()
         plan = _plan(database, *statements[0][:2])
         assert index in plan, plan
         assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan')), plan
