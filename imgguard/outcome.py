@@ -78,6 +78,7 @@ _BY_REASON: Final = (
     ('checksum of uploaded data is different', codes.DIGEST_MISMATCH),
     ('Read-only file system', codes.STORAGE_UNAVAILABLE),
     ('No such file or directory', codes.STORAGE_UNAVAILABLE),
+    ('Not a directory', codes.STORAGE_UNAVAILABLE),
     ('No space left', codes.STORAGE_FULL),
 )
 

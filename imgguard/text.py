@@ -32,8 +32,9 @@ def without_places(text: str) -> str:
 
 
 def reason(text: str) -> str:
-    """A foreign reason, fit to be shown: :func:`without_places` and :func:`one_line`."""
-    return one_line(without_places(text))
+    """A foreign reason, fit to be shown: :func:`without_places` and :func:`one_line`, and no statement of SQL."""
+    # SQLAlchemy appends statement, parameters and a link (sqlalchemy/exc.py, StatementError._sql_message).
+    return one_line(without_places(text.partition('\n[SQL: ')[0]))
 
 
 def explanation(body: bytes, content_type: str) -> str:

@@ -143,6 +143,7 @@ def test_gone_is_ambiguous() -> None:
     ('checksum of uploaded data is different from current value set on the image.', 'digest_mismatch'),
     ("[Errno 30] Read-only file system: '(path)'", 'storage_unavailable'),
     ("[Errno 2] No such file or directory: '(path)'", 'storage_unavailable'),
+    ("[Errno 20] Not a directory: '(path)'", 'storage_unavailable'),
     ('[Errno 28] No space left on device', 'storage_full'),
     ('something else', 'backend_error'),
 ])

@@ -11,6 +11,7 @@ import webob
 import webob.exc
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from imgguard import glance_log, text
 
@@ -60,6 +61,12 @@ def test_the_limit_is_in_characters_and_includes_the_mark() -> None:
 ])
 def test_reason_without_places(given_text: str, shown: str) -> None:
     assert text.reason(given_text) == shown
+
+
+def test_reason_without_a_statement_of_sql() -> None:
+    error = OperationalError("UPDATE images SET owner='project'", {}, Exception('database is locked'))
+    assert '[SQL: UPDATE images' in str(error)
+    assert text.reason(str(error)) == '(builtins.Exception) database is locked'
 
 
 PIECES = st.lists(st.one_of(st.sampled_from([

@@ -1,14 +1,13 @@
-"""The revision of the store: what it is at, bringing it to the newest, and whether it will do."""
+"""The revision of the store: what it is at, bringing it to the newest, and whether it will do.
+
+Alembic is imported where it is needed only: it takes 10 MiB, which every worker would hold for life.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import Connection, inspect, text, update
 
 from imgguard.errors import StoreUnavailable
@@ -16,6 +15,9 @@ from imgguard.store.engine import Database
 from imgguard.store.failures import REMEDY, translated
 from imgguard.store.files import locked, make_private
 from imgguard.store.models import HEAD, VERSION_TABLE, attempts, images
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # Any number will do that no other user of a shared PostgreSQL takes: the ASCII of "imgguard".
 _ADVISORY_LOCK: Final = int.from_bytes(b'imgguard', 'big')
@@ -40,6 +42,7 @@ def upgrade(database: Database) -> None:
     at = version(database)
     if at == HEAD:
         return
+    from alembic.util import CommandError
     with translated(database.place), _alone(database):
         try:
             database.write(_upgraded)
@@ -63,8 +66,9 @@ def check(database: Database) -> None:
     database.write(lambda connection: connection.execute(nothing).rowcount)
 
 
-def configuration() -> Config:
+def configuration() -> 'Config':
     """Alembic's configuration for the migrations in this package."""
+    from alembic.config import Config
     config = Config()
     # Alembic reads the value through configparser, to which a percent sign is special.
     config.set_main_option('script_location', str(Path(__file__).with_name('migrations')).replace('%', '%%'))
@@ -72,6 +76,7 @@ def configuration() -> Config:
 
 
 def _known() -> set[str]:
+    from alembic.script import ScriptDirectory
     return {script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()}
 
 
@@ -119,6 +124,7 @@ def _run_locked(connection: Connection) -> None:
 def _run(connection: Connection) -> None:
     if _version(connection) == HEAD:
         return
+    from alembic import command
     _refuse_strangers(connection)
     config = configuration()
     config.attributes['connection'] = connection

@@ -172,10 +172,12 @@ def test_close_is_no_end(url: str) -> None:
 def test_no_password_in_any_error_or_log(unreachable: str, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(unreachable, LEASE)
     with caplog.at_level(logging.DEBUG):
-        for call in (store.version, store.upgrade, store.check, lambda: store.records(['image']),
-                     lambda: store.remember('image', CREATED, None, None)):
+        calls: list[Callable[[], object]] = [
+            store.version, store.upgrade, store.check, lambda: store.records(['image']),
+            lambda: store.remember('image', CREATED, None, None)]
+        for call in calls:
             with pytest.raises(StoreUnavailable, match='database imgguard at 127.0.0.1:1') as caught:
-                call()  # type: ignore[operator]
+                call()
             assert caught.value.__cause__ is not None
             assert 'sesame' not in ''.join(traceback.format_exception(caught.value))
             assert 'onnection refused' in str(caught.value) or "Can't connect" in str(caught.value)

@@ -210,3 +210,13 @@ def test_the_migrations_travel_with_the_package(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, '-W', 'error', '-c', script], cwd=tmp_path / '50%(s)', text=True,
                           capture_output=True, check=True)
     assert done.stdout.startswith(str(tmp_path))
+
+
+def test_a_store_that_is_up_to_date_needs_no_alembic(tmp_path: Path) -> None:
+    """It would take 10 MiB in every worker of Glance."""
+    url = f'sqlite:///{tmp_path}/imgguard.db'
+    Store(url, LEASE).upgrade()
+    script = ('import sys; from imgguard.store import Store; import imgguard.factory; '
+              'store = Store(sys.argv[1], 60); store.upgrade(); store.check(); print("alembic" in sys.modules)')
+    done = subprocess.run([sys.executable, '-c', script, url], capture_output=True, text=True, check=True)
+    assert done.stdout == 'False\n'
