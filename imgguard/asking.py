@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import Any, Final
 
-from imgguard import names, servers
-from imgguard.body import Refused, Source, framing
+from imgguard import names
 
 Environ = dict[str, Any]
 
@@ -16,7 +15,6 @@ _WORDS: Final[Mapping[str, bool]] = {
 _VALUES: Final = 'true or false (also 1/0, yes/no, on/off)'
 _MAX_SECONDS: Final = 31536000
 _MAX_DOCUMENT: Final = 4 * 1024 * 1024
-_BLOCK: Final = 64 * 1024
 
 
 class BadRequest(ValueError):
@@ -50,54 +48,41 @@ def give_up_after(environ: Environ) -> int | None:
 def document(environ: Environ) -> tuple[Environ, bytes | None]:
     """Read the JSON document of a request ahead of Glance.
 
-    :returns: an environ from which the body can be read again, and the body, or ``None`` where it has
-        more than 4 MiB or no valid framing; Glance then meets it as it came
+    :returns: an environ from which the body can be read again, and the body, or ``None`` where it is
+        chunked, has more than 4 MiB or no length; Glance then meets it as it came. (A chunked document
+        cannot be read ahead alike on every server: under uWSGI Glance itself fails on it.)
     """
-    try:
-        body = framing(environ)
-        if body.length is not None and not 0 < body.length <= _MAX_DOCUMENT:
-            return environ, None
-        source = servers.source(environ, body)
-        head = _head(source, body.length)
-    except (Refused, OSError):
-        # Ambiguous, or the connection is gone; Glance will meet that too, and answers it.
+    length = str(environ.get('CONTENT_LENGTH') or '').strip()
+    if environ.get('HTTP_TRANSFER_ENCODING') or not (length.isascii() and length.isdigit() and len(length) < 9):
         return environ, None
-    if len(head) > _MAX_DOCUMENT:
-        return servers.with_body(environ, _Again(head, source), body), None
+    if not 0 < int(length) <= _MAX_DOCUMENT:
+        return environ, None
+    try:
+        body = environ['wsgi.input'].read(int(length))
+    except Exception as error:
+        # The connection is gone, or whatever the server says; Glance must meet just that, and answers it.
+        return with_document(environ, _Broken(error), int(length)), None
     # A body that was cut stays one: its announced length stays.
-    return with_document(environ, head, body.length or len(head)), head
+    return with_document(environ, body, int(length)), body
 
 
-def _head(source: Source, length: int | None) -> bytes:
-    if length is not None:
-        return source.read(length)
-    head = b''
-    while len(head) <= _MAX_DOCUMENT and (block := source.read(_BLOCK)):
-        head += block
-    return head
+class _Broken:
+    """A body that cannot be read."""
 
-
-class _Again:
-    """What was read of a body already, and then the rest of it."""
-
-    def __init__(self, head: bytes, rest: Source) -> None:
-        self._head, self._rest = head, rest
+    def __init__(self, error: Exception) -> None:
+        self._error = error
 
     def read(self, *size: int) -> bytes:
-        if self._head:
-            wanted = size[0] if size and size[0] is not None and size[0] >= 0 else len(self._head)
-            head, self._head = self._head[:wanted], self._head[wanted:]
-            return head
-        return self._rest.read(*size)
+        """Fail as the server did."""
+        raise self._error
 
 
-def with_document(environ: Environ, body: bytes, length: int) -> Environ:
+def with_document(environ: Environ, body: bytes | _Broken, length: int) -> Environ:
     """The environ with this document as its body."""
     changed = dict(environ)
-    changed['wsgi.input'] = BytesIO(body)
+    changed['wsgi.input'] = BytesIO(body) if isinstance(body, bytes) else body
     changed['CONTENT_LENGTH'] = str(length)
-    for key in ('HTTP_TRANSFER_ENCODING', 'webob.is_body_seekable'):
-        changed.pop(key, None)
+    changed.pop('webob.is_body_seekable', None)
     return changed
 
 

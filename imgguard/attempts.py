@@ -5,7 +5,7 @@ is identified by its id *and* by the moment Glance created it (as its API spells
 ``2026-11-22T22:19:29Z``), because a purged id may be used again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -67,6 +67,9 @@ class ErrorState:
     :param number: the attempt it belongs to
     :param at: when, seconds since the epoch
     :param bytes_received: how many bytes that attempt received
+    :param user_id: of that attempt, as are ``project_id``, ``host`` and ``worker``
+    :param silent_for: seconds since the last sign of life of that attempt
+    :param ended: whether that attempt ended by itself; ``False`` when it was given up as lost, and may still run
     """
 
     number: int
@@ -75,20 +78,35 @@ class ErrorState:
     at: float
     request_id: str | None
     bytes_received: int
+    kind: Kind
+    user_id: str | None
+    project_id: str | None
+    host: str
+    worker: str
+    silent_for: float = field(compare=False)
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
     """The attempt that holds the image.
 
-    :param alive: whether its last sign of life is at most one lease (and the skew) old
+    :param alive: whether its last sign of life is at most one lease (and the skew) old, or nobody else proved
+        since then that the store could be reached: an outage of the store is not a death
     :param since: when it began, seconds since the epoch
+    :param task_id: the task of Glance that does the work, if that is known
+    :param silent_for: seconds since its last sign of life
     """
 
     number: int
     guarded: bool
     alive: bool
     since: float
+    kind: Kind
+    host: str
+    worker: str
+    task_id: str | None
+    silent_for: float = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +120,11 @@ class ImageRecord:
     :param attempts: how many data attempts were made
     :param give_up_at: the deadline for its data; ``None`` for no limit
     :param overdue: whether that deadline has passed
+    :param deleted: whether Glance has deleted it
+    :param last_number: the highest number given to an attempt so far; 0 for none. The attempt may have been
+        withdrawn since
+    :param cleared_number: attempts up to this number cannot touch Glance any more, for their remains were cleared
+        away; 0 for none
     """
 
     key: int
@@ -114,6 +137,9 @@ class ImageRecord:
     overdue: bool
     error: ErrorState | None
     running: Running | None
+    deleted: bool
+    last_number: int
+    cleared_number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +158,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The claim was refused: another attempt is alive."""
+    """The claim was refused: another attempt is alive.
 
-    running: Running
+    :param running: that attempt; ``None`` while the remains of earlier ones are being cleared away
+    """
+
+    running: Running | None

@@ -35,6 +35,14 @@ class Refused(ValueError):
         self.failure = failure
 
 
+class TakenAway(BaseException):
+    """The claim is gone: somebody else may be bringing data into the image.
+
+    No ``Exception``, for Glance meets every one of those by putting the image back and deleting its file by
+    name, and both may be another's by now.
+    """
+
+
 class Broken(Enum):
     """How the server failed to deliver the body."""
 

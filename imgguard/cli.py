@@ -9,16 +9,18 @@ import configparser
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from paste.deploy import loadwsgi  # type: ignore[import-untyped]
 
+from imgguard import commands
+from imgguard.commands import Answer, Command, Event, Job, Listing
 from imgguard.errors import ConfigurationError, ImgguardError
 from imgguard.settings import FILE_OPTION, Settings, mask_password, resolve
 from imgguard.store import Store
+from imgguard.text import one_line
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -26,16 +28,7 @@ WRONG_USAGE: Final = 2
 
 _FILTER: Final = 'filter:'
 
-Record = Mapping[str, str | None]
-"""What a command answers: names and values, in the order in which they are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a command works with."""
-
-    settings: Settings
-    store: Store
+Actions: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,15 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
         as_json = arguments.format == 'json'
         print(f'store: {mask_password(settings.connection)}', file=sys.stderr if as_json else sys.stdout, flush=True)
-        run: Callable[[Job], Record] = arguments.run
+        run: Command = arguments.run
         with closing(Store(settings.connection, lease_seconds=settings.lease_seconds)) as store:
-            record = run(Job(settings, store))
+            for answer in run(Job(settings, store, _note), arguments):
+                print(_json(answer) if as_json else _text(answer), flush=True)
     except ImgguardError as error:
-        text = ' '.join(str(error).split()).removeprefix('imgguard: ')
-        print(f'imgguard-manage: {text}', file=sys.stderr)
+        _note(str(error).removeprefix('imgguard: '))
         return WRONG_USAGE if isinstance(error, ConfigurationError) else FAILED
-    print(json.dumps(record) if as_json else _table(record))
     return DONE
+
+
+def _note(text: str) -> None:
+    print(f'imgguard-manage: {" ".join(text.split())}', file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,16 +69,41 @@ def _parser() -> argparse.ArgumentParser:
                         help='section of the paste file (default: %(default)s)')
     parser.add_argument('--format', choices=['table', 'json'], default='table',
                         help='a table for people (the default) or JSON for programs')
-    commands = parser.add_subparsers(metavar='COMMAND', required=True)
-    database = commands.add_parser('db', help="the store's tables").add_subparsers(metavar='ACTION', required=True)
-    _add(database, 'upgrade', 'create the tables, or bring them up to date; does no harm when they are', _upgrade)
-    _add(database, 'version', 'show the version of the tables', _version)
+    actions = parser.add_subparsers(metavar='COMMAND', required=True)
+    database = actions.add_parser('db', help="the store's tables").add_subparsers(
+        metavar='ACTION', required=True)
+    _add(database, 'upgrade', 'create the tables, or bring them up to date; does no harm when they are',
+         commands.upgrade)
+    _add(database, 'version', 'show the version of the tables', commands.version)
+    _add_images(actions)
     return parser
 
 
-def _add(commands: 'argparse._SubParsersAction[argparse.ArgumentParser]', name: str, summary: str,
-         run: Callable[[Job], Record]) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=f'{summary[0].upper()}{summary[1:]}.')
+def _add_images(actions: Actions) -> None:
+    failures = actions.add_parser('failures', help='images in error').add_subparsers(metavar='ACTION', required=True)
+    _add(failures, 'list', 'list the images in error', commands.failures)
+    _add_image(_add(failures, 'show', 'show why one image is in error', commands.failure))
+    attempts = actions.add_parser('attempts', help='the history of an image').add_subparsers(
+        metavar='ACTION', required=True)
+    _add_image(_add(attempts, 'list', 'list every attempt to bring data into an image, the newest first',
+                    commands.attempts))
+    sweep = _add(actions, 'sweep', 'put images in error whose worker was lost or whose deadline has passed, and '
+                                   'forget what is too old; every minute until it is stopped', commands.sweep)
+    sweep.add_argument('--once', action='store_true', help='do it once')
+    requeue = _add(actions, 'requeue', 'see to it that an image in error can be tried again', commands.requeue)
+    _add_image(requeue)
+    requeue.add_argument('--worker-is-dead', action='store_true',
+                         help='the workers of its lost attempts are dead: do not wait for fence_seconds. Data may be '
+                              'damaged if one is only paused')
+    _add(actions, 'purge', 'forget images that were deleted or became active retention_days ago', commands.purge)
+
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('image', metavar='IMAGE', help='id of the image')
+
+
+def _add(actions: Actions, name: str, summary: str, run: Command) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=summary, description=f'{summary[0].upper()}{summary[1:]}.')
     parser.set_defaults(run=run)
     # also taken after the command; without a default, which would undo what was said before the command
     parser.add_argument('--format', choices=['table', 'json'], default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -117,16 +138,30 @@ def _paste_section(path: str, section: str) -> Mapping[str, str]:
     return local
 
 
-def _upgrade(job: Job) -> Record:
-    before = job.store.version()
-    job.store.upgrade()
-    return {'before': before, 'version': job.store.version()}
+def _json(answer: Answer) -> str:
+    if isinstance(answer, Listing):
+        return json.dumps(answer.rows)
+    return json.dumps(answer.record if isinstance(answer, Event) else answer)
 
 
-def _version(job: Job) -> Record:
-    return {'version': job.store.version()}
+def _text(answer: Answer) -> str:
+    if isinstance(answer, Listing):
+        return _columns(answer)
+    if isinstance(answer, Event):
+        return '  '.join(f'{name}={_cell(value)}' for name, value in answer.record.items())
+    width = max(map(len, answer))
+    return '\n'.join(f'{name:{width}}  {_cell(value)}' for name, value in answer.items())
 
 
-def _table(record: Record) -> str:
-    width = max(map(len, record))
-    return '\n'.join(f'{name:{width}}  {"-" if value is None else value}' for name, value in record.items())
+def _columns(listing: Listing) -> str:
+    lines = [list(listing.columns), *([_cell(row[name]) for name in listing.columns] for row in listing.rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join('  '.join(f'{cell:{width}}' for cell, width in zip(line, widths, strict=True)).rstrip()
+                     for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return '-'
+    # What came from a client must not drive the operator's terminal.
+    return str(value).lower() if isinstance(value, bool) else one_line(str(value))

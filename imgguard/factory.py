@@ -4,19 +4,29 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from imgguard.admission import Admission
+from imgguard.creates import Creates
+from imgguard.deletes import Deletes
 from imgguard.errors import ConfigurationError, StoreUnavailable
+from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
+from imgguard.history import History
 from imgguard.images import GlanceImages
+from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
-from imgguard.metadata import Metadata
 from imgguard.middleware import ImageGuard
 from imgguard.operations import Action
 from imgguard.opts import OPTIONS
 from imgguard.presenter import Presenter
 from imgguard.reads import Reads
+from imgguard.recovery import Recovery
+from imgguard.requeue import Requeue
 from imgguard.settings import FILE_OPTION, Settings, resolve
 from imgguard.store import Store
+from imgguard.updates import Updates
 from imgguard.uploads import Uploads
+from imgguard.watch import Watch
+from imgguard.workers import Workers
 from imgguard.wsgi import Application
 
 LOG: Final = logging.getLogger(__name__)
@@ -39,17 +49,28 @@ def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[
 
 
 def _assemble(application: Application, settings: Settings, store: Store) -> ImageGuard:
-    heartbeat = Heartbeat(store, settings.lease_seconds)
+    workers = Workers()
+    heartbeat = Heartbeat(store, settings.lease_seconds, workers)
     guard = Guard(store, heartbeat, settings)
     images = GlanceImages()
-    presenter = Presenter(store, settings)
+    tasks = GlanceTasks()
+    recovery = Recovery(store, guard, tasks, Requeue(), workers, settings)
+    presenter = Presenter(store, settings, recovery)
     reads = Reads(application, settings, store, presenter, images)
-    metadata = Metadata(application, settings, store, guard, presenter, images)
-    uploads = Uploads(application, settings, store, guard, heartbeat, images)
+    creates = Creates(application, settings, store, guard, presenter)
+    updates = Updates(application, store, guard, presenter, images)
+    deletes = Deletes(application, settings, store, guard, presenter, images, workers.is_gone)
+    history = History(store, presenter, images)
+    admission = Admission(application, settings, store, guard, recovery)
+    uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
+    watch = Watch(store, guard, heartbeat, tasks, recovery.after_failure, settings.import_stall_seconds)
+    imports = Imports(application, admission, store, guard, heartbeat, images, tasks, watch)
     return ImageGuard(application, {
-        Action.CREATE: metadata.create, Action.UPDATE: metadata.update, Action.UPLOAD: uploads,
+        Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
+        Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,
         Action.SHOW: reads.show, Action.LIST: reads.list, Action.DOWNLOAD: reads.download,
-        Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema})
+        Action.ATTEMPTS: history,
+        Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}, heartbeat.start)
 
 
 def _refuse_defaults(global_conf: dict[str, str], where: str) -> None:

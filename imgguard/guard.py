@@ -4,20 +4,20 @@ Knows images, attempts and settings; neither HTTP nor SQL.
 """
 
 import logging
-import os
-import secrets
-import socket
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from imgguard.attempts import Busy, Claim, Failure, ImageRecord, Kind, NewAttempt, State
+from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller, Image
 from imgguard.leases import Heartbeat
 from imgguard.settings import Settings
 from imgguard.store import Store
+from imgguard.workers import HOST
 
 LOG: Final = logging.getLogger(__name__)
 
-_HOST: Final = socket.gethostname()[:255]
+Result = TypeVar('Result')
 
 
 class CannotGuard(Exception):
@@ -31,7 +31,6 @@ class Guard:
         self._store = store
         self._heartbeat = heartbeat
         self._settings = settings
-        self._worker = (0, '')
 
     def keeps(self, asked: bool | None, record: ImageRecord | None, image_type: str | None) -> bool:
         """Whether an attempt is guarded: the request decides, else what was asked at create, else the policy."""
@@ -42,49 +41,73 @@ class Guard:
         policy = self._settings.keep_default
         return policy == 'always' or (policy == 'snapshots' and image_type == 'snapshot')
 
-    def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None) -> Claim | Busy:
-        """Claim the image for an upload; committed when it returns.
+    def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None,
+              kind: Kind = Kind.UPLOAD) -> Claim | Busy:
+        """Claim the image for an attempt to bring data into it; committed when it returns.
 
         :raises CannotGuard: when the sign of life of this process is not renewed
         :raises StoreUnavailable: when the claim could not be stored
         """
         if not self._heartbeat.runs():
             raise CannotGuard('threads do not run in this process (uWSGI: set enable-threads = true)')
-        new = NewAttempt(Kind.UPLOAD, guarded, by.request_id, by.user_id, by.project_id, _HOST,
-                         self._worker_name(), expected)
+        new = NewAttempt(kind, guarded, by.request_id, by.user_id, by.project_id, HOST,
+                         self._heartbeat.worker, expected)
         return self._store.begin(image.image_id, image.created_at, image.owner, new)
 
-    def succeeded(self, claim: Claim, http_status: int, received: int) -> bool:
+    def succeeded(self, claim: Claim, http_status: int, received: int, remark: Failure | None = None) -> bool:
         """End an attempt whose data arrived; the image is in error no longer.
 
-        :returns: whether the attempt still held the image
-        :raises StoreUnavailable: when that could not be stored
+        :param remark: what is to be said all the same; its code is empty
+        :returns: whether that counts: the attempt still held the image, or nothing came after it
+        :raises StoreUnavailable: when that could not be stored now; it is stored when the store is back
         """
-        return self._store.finish(claim, State.SUCCEEDED, None, shown=False,
-                                  http_status=http_status, bytes_received=received)
+        return self._end(claim, lambda: self._store.finish(
+            claim, State.SUCCEEDED, remark, shown=False, http_status=http_status, bytes_received=received))
 
     def failed(self, image: Image, claim: Claim, failure: Failure, http_status: int | None, received: int,
                shown: bool) -> bool:
         """End an attempt whose data did not arrive.
 
         :param shown: whether the image is in error because of it
-        :returns: whether the attempt still held the image
-        :raises StoreUnavailable: when that could not be stored
+        :returns: whether that counts: the attempt still held the image, or nothing came after it
+        :raises StoreUnavailable: when that could not be stored now; it is stored when the store is back
         """
         LOG.warning('image %s: attempt %d failed after %d bytes: %s (%s)', image.image_id, claim.number, received,
                     failure.code, failure.text)
-        return self._store.finish(claim, State.FAILED, failure, shown=shown,
-                                  http_status=http_status, bytes_received=received)
+        return self._end(claim, lambda: self._store.finish(
+            claim, State.FAILED, failure, shown=shown, http_status=http_status, bytes_received=received))
 
     def withdraw(self, claim: Claim) -> None:
         """Undo a claim whose request was refused at the door: it was no attempt.
 
+        :raises StoreUnavailable: when that could not be stored now; it is stored when the store is back
+        """
+        self._end(claim, lambda: self._store.withdraw(claim))
+
+    def declare(self, image: Image, by: Caller, failure: Failure, guarded: bool) -> Busy | int:
+        """Put an image in error without an attempt: whoever may modify it says that its data will not come.
+
+        :param guarded: whether somebody asked to keep the image
+        :returns: the number it has in the history; :class:`Busy` while an attempt is alive
         :raises StoreUnavailable: when that could not be stored
         """
-        self._store.withdraw(claim)
+        LOG.warning('image %s: %s (%s)', image.image_id, failure.code, failure.text)
+        new = NewAttempt(Kind.DECLARE, guarded, by.request_id, by.user_id, by.project_id, HOST,
+                         self._heartbeat.worker, None)
+        return self._store.declare(image.image_id, image.created_at, image.owner, new, failure)
 
-    def _worker_name(self) -> str:
-        process = os.getpid()
-        if self._worker[0] != process:
-            self._worker = process, f'{_HOST}:{process}:{secrets.token_hex(4)}'
-        return self._worker[1]
+    def reset(self, image: Image) -> Busy | bool:
+        """Let an image in error wait for its data again; its history stays.
+
+        :returns: whether it was in error; :class:`Busy` while an attempt is alive
+        :raises StoreUnavailable: when that could not be stored
+        """
+        LOG.info('image %s: its error is taken back', image.image_id)
+        return self._store.clear_error(image.image_id, image.created_at)
+
+    def _end(self, claim: Claim, end: Callable[[], Result]) -> Result:
+        try:
+            return end()
+        except StoreUnavailable:
+            self._heartbeat.finish_later(f'the end of attempt {claim.number} of the image with key {claim.key}', end)
+            raise

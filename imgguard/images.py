@@ -7,11 +7,15 @@ never from headers, which a client can send too. Who may do what is decided by G
 Glance is imported when it is first asked: the package must load without it, for the commands.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from imgguard import names, text
+from imgguard.attempts import Kind
+
+LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,8 @@ class Image:
 
     :param created_at: in the spelling of Glance's API, for example ``2026-11-22T22:19:29Z``
     :param image_type: the property ``image_type``, which nova sets to ``snapshot`` or ``backup``
+    :param protected: whether Glance refuses to delete it
+    :param has_data: whether Glance knows a place of its data, be it good data or what a failed attempt has left
     """
 
     image_id: str
@@ -45,6 +51,8 @@ class Image:
     status: str
     owner: str | None
     image_type: str | None
+    protected: bool = False
+    has_data: bool = False
 
 
 class Forbidden(Exception):
@@ -55,10 +63,26 @@ class Forbidden(Exception):
         self.answer = answer
 
 
+def granted(ask: Callable[[Caller, str], Image], by: Caller, image_id: str) -> Image | None:
+    """The image, when the caller may do that; ``None`` when Glance itself, given the request, will say why not.
+
+    :param ask: the method of :class:`GlanceImages` for that request
+    """
+    try:
+        return ask(by, image_id)
+    except Forbidden:
+        return None
+    except Exception:
+        # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
+        LOG.exception('cannot ask Glance about an image')
+        return None
+
+
 def caller(environ: Mapping[str, Any]) -> Caller | None:
     """Who sent this request; ``None`` where Glance's context is missing."""
     context = environ.get('webob.adhoc_attrs', {}).get('context')
-    if context is None:
+    if not hasattr(context, 'is_admin'):
+        # Glance puts the refusal of a request id that is too long in the place of the context.
         return None
     request_id = text.one_line(str(context.request_id), 255) if context.request_id else None
     if request_id and not request_id.startswith('req-'):
@@ -85,6 +109,15 @@ class GlanceImages:
         # As glance/api/v2/image_data.py, upload, words it.
         return self._allowed(by, image_id, 'upload_image', f'Not allowed to upload image data for image {image_id}')
 
+    def for_import(self, by: Caller, image_id: str, kind: Kind) -> Image:
+        """The image, when this caller may have Glance fetch its data this way.
+
+        :raises Forbidden: with Glance's own 403 or 404
+        """
+        # As glance/api/v2/images.py, import_image and add_location, ask it.
+        rule = {Kind.COPY: 'copy_image', Kind.LOCATION: 'add_location'}.get(kind, 'modify_image')
+        return self._allowed(by, image_id, rule, None)
+
     def for_update(self, by: Caller, image_id: str) -> Image:
         """The image, when this caller may modify it.
 
@@ -92,11 +125,31 @@ class GlanceImages:
         """
         return self._allowed(by, image_id, 'modify_image', None)
 
-    def _allowed(self, by: Caller, image_id: str, rule: str, words: str | None) -> Image:
+    def for_delete(self, by: Caller, image_id: str) -> Image:
+        """The image, when this caller may delete it; that it is protected is said by the image.
+
+        :raises Forbidden: with Glance's own 403 or 404
+        """
+        return self._allowed(by, image_id, 'delete_image', None)
+
+    def for_show(self, by: Caller, image_id: str) -> Image:
+        """The image, when this caller may see it.
+
+        :raises Forbidden: with Glance's own 404
+        """
+        return self._allowed(by, image_id, 'get_image', None, changes=False)
+
+    def might_see(self, by: Caller, owner: str | None) -> bool:
+        """Whether this caller might see an image of that project which is gone, by Glance's policy for private ones."""
+        from glance.api.v2 import policy
+        gone = {'owner': owner, 'visibility': 'private'}
+        return bool(policy.ImageAPIPolicy(by.context, gone, by.context.policy_enforcer).check('get_image'))
+
+    def _allowed(self, by: Caller, image_id: str, rule: str, words: str | None, changes: bool = True) -> Image:
         import webob.exc
         from glance.api.v2 import policy
         from glance.common import exception
-        if by.context.read_only:
+        if changes and by.context.read_only:
             # As glance/common/utils.py, mutating, words it.
             raise Forbidden(webob.exc.HTTPForbidden('Read-only access', content_type='text/plain'))
         try:
@@ -117,7 +170,8 @@ class GlanceImages:
         """
         import glance_store
         from oslo_config import cfg
-        media_type = str(environ.get('CONTENT_TYPE') or '').partition(';')[0].strip().lower()
+        # As WebOb takes the header apart, letter by letter.
+        media_type = str(environ.get('CONTENT_TYPE') or '').partition(';')[0]
         if media_type != 'application/octet-stream':
             return True
         try:
@@ -142,4 +196,5 @@ class GlanceImages:
 def _image(found: Any) -> Image:
     created_at = found.created_at.replace(microsecond=0, tzinfo=None).isoformat() + 'Z'
     image_type = found.extra_properties.get('image_type')
-    return Image(found.image_id, created_at, found.status, found.owner, image_type)
+    return Image(found.image_id, created_at, found.status, found.owner, image_type, bool(found.protected),
+                 bool(found.locations))

@@ -125,6 +125,7 @@ class Walk:
         page: list[Json] = document['images']
         limit, examined = len(page), len(page)
         last, more = (page[-1]['id'] if page else None), 'next' in document
+        seen = {image['id'] for image in page}
         listed = self._matching(page)
         while more and len(listed) < limit and not self._enough(examined, bool(listed)):
             step = min(max(limit, _STEP, examined), _MAX_PAGE)
@@ -133,10 +134,12 @@ class Walk:
             if further is None:
                 following.close()
                 break
-            page = further['images']
+            # Glance's own paging goes in circles when images without a size are sorted by it.
+            page = [image for image in further['images'] if image['id'] not in seen]
             if not page:
                 more = False
                 break
+            seen.update(image['id'] for image in page)
             last, more = page[-1]['id'], 'next' in further
             examined += len(page)
             listed += self._matching(page)

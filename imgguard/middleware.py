@@ -21,19 +21,25 @@ class ImageGuard:
     """The guard in front of ``application``, Glance's API in this process.
 
     :param handlers: one for each action
+    :param start: called with every request, of whatever kind; starts what each process needs once
     """
 
-    def __init__(self, application: Application, handlers: Mapping[Action, Handler]) -> None:
+    def __init__(self, application: Application, handlers: Mapping[Action, Handler],
+                 start: Callable[[], None]) -> None:
         self._application = application
         self._handlers = handlers
+        self._start = start
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        self._start()
         operation = recognise(environ)
-        if operation is None:
+        handler = None if operation is None else self._handlers.get(operation.action)
+        if operation is None or handler is None:
             return self._application(environ, start_response)
         by = caller(environ)
         if by is None:
-            LOG.error('imgguard stands before the filter "context" of the pipeline: requests are handed through '
-                      'unguarded; put imgguard after context')
+            if 'context' not in environ.get('webob.adhoc_attrs', {}):
+                LOG.error('imgguard stands before the filter "context" of the pipeline: requests are handed '
+                          'through unguarded; put imgguard after context')
             return self._application(environ, start_response)
-        return self._handlers[operation.action](environ, start_response, operation, by)
+        return handler(environ, start_response, operation, by)

@@ -27,8 +27,13 @@ class Action(Enum):
     LIST = 'list'
     SHOW = 'show'
     UPDATE = 'update'
+    DELETE = 'delete'
     UPLOAD = 'upload'
+    STAGE = 'stage'
+    IMPORT = 'import'
+    ADD_LOCATION = 'add location'
     DOWNLOAD = 'download'
+    ATTEMPTS = 'attempts'
     SCHEMA = 'schema'
     LIST_SCHEMA = 'list schema'
 
@@ -45,10 +50,16 @@ class Operation:
 
 
 _COLLECTION: Final = {'GET': Action.LIST, 'POST': Action.CREATE}
-_IMAGE: Final = {'GET': Action.SHOW, 'PATCH': Action.UPDATE}
-_DATA: Final = {'PUT': Action.UPLOAD, 'GET': Action.DOWNLOAD}
+# By what follows the image in the path. Glance has no route for "attempts": it is the guard's own.
+_IMAGE: Final = {
+    None: {'GET': Action.SHOW, 'PATCH': Action.UPDATE, 'DELETE': Action.DELETE},
+    'file': {'PUT': Action.UPLOAD, 'GET': Action.DOWNLOAD},
+    'stage': {'PUT': Action.STAGE},
+    'import': {'POST': Action.IMPORT},
+    'locations': {'POST': Action.ADD_LOCATION},
+    'attempts': {'GET': Action.ATTEMPTS}}
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
-_PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?P<data>/file)?)?$')
+_PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?:/(?P<part>file|stage|import|locations|attempts))?)?$')
 _SLASHES: Final = re.compile('//+')
 
 
@@ -69,8 +80,13 @@ def recognise(environ: Environ) -> Operation | None:
     if image_id is None:
         action = _COLLECTION.get(_method(environ))
     else:
-        action = (_DATA if match['data'] else _IMAGE).get(_method(environ))
+        action = _IMAGE[match['part']].get(_method(environ))
     return Operation(action, image_id or '') if action else None
+
+
+def spellings(image_id: str) -> list[str]:
+    """The ids a Glance on MariaDB may mean by that of a path: it finds them in any case, and with spaces behind."""
+    return list({image_id, image_id.rstrip(), image_id.rstrip().lower()})
 
 
 def _method(environ: Environ) -> str:

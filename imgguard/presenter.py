@@ -8,11 +8,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from imgguard import codes
 from imgguard.api import v2
-from imgguard.attempts import Failure, ImageRecord
+from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller
+from imgguard.recovery import Recovery
 from imgguard.settings import Settings
 from imgguard.store import Store
 from imgguard.wsgi import Captured
@@ -22,12 +22,16 @@ LOG: Final = logging.getLogger(__name__)
 Json = dict[str, Any]
 Records = Mapping[tuple[str, str], ImageRecord]
 
+# A look at a page must not take long because much is to be cleared away.
+_MOST_CLEARED: Final = 5
+
 
 class Presenter:
     """Shows the error state for one filter."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, recovery: Recovery) -> None:
         self._store = store
+        self._recovery = recovery
         self._settings = settings
 
     def present(self, answer: Captured, by: Caller) -> None:
@@ -37,6 +41,13 @@ class Presenter:
         """
         if not v2.may_be_in_error(answer.body()):
             return
+        try:
+            self._rewrite(answer, by)
+        except Exception:
+            # Whatever is wrong here, the client gets Glance's answer.
+            LOG.exception('answered without the error state')
+
+    def _rewrite(self, answer: Captured, by: Caller) -> None:
         document = json.loads(answer.body())
         waiting = [image for image in v2.images_of(document) if image['status'] in v2.WAITING_STATUSES]
         records = self.known(waiting)
@@ -60,6 +71,8 @@ class Presenter:
         records = self._store.records(ids)
         if records and self._settle(images, records):
             records = self._store.records(ids)
+        if records:
+            self._clear(images, records)
         return records
 
     def write(self, image: Json, records: Records, by: Caller) -> bool:
@@ -74,9 +87,15 @@ class Presenter:
         settled = False
         for image in images:
             record = records.get((image['id'], image['created_at']))
-            if record is None or image['status'] != 'queued':
+            if record is None or image['status'] not in v2.WAITING_STATUSES:
                 continue
-            if record.overdue and record.error is None and record.running is None:
-                never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
-                settled |= self._store.give_up(record.key, never)
+            settled |= self._recovery.settle(record, image['status'])
         return settled
+
+    def _clear(self, images: Iterable[Json], records: Records) -> None:
+        left = [(record, image['status']) for image in images
+                if (record := records.get((image['id'], image['created_at']))) is not None
+                and image['status'] in v2.WAITING_STATUSES and record.error is not None and record.running is None
+                and record.last_number > record.cleared_number]
+        for record, status in left[:_MOST_CLEARED]:
+            self._recovery.try_to_clear(record, status)

@@ -1,4 +1,4 @@
-"""``PUT /v2/images/{id}/file``: authority, claim, the wrapped body, Glance, the verdict, the answer.
+"""``PUT /v2/images/{id}/file`` and ``…/stage``: authority, claim, the wrapped body, Glance, the verdict, the answer.
 
 The order matters. Nothing is claimed or told before Glance's own policy let the caller upload; the
 claim is committed before Glance is called and the verdict before its answer is sent, and no
@@ -11,121 +11,74 @@ from typing import Final
 
 import webob.exc
 
-from imgguard import asking, codes, glance_log, names, outcome, servers, text
-from imgguard.attempts import Busy, Claim, ErrorState, Failure, ImageRecord
-from imgguard.body import BodyReader, Framing, Refused, announced_size, framing
+from imgguard import codes, glance_log, names, outcome, servers, text
+from imgguard.admission import Admission, Admitted
+from imgguard.attempts import Claim, ErrorState, Failure, Kind
+from imgguard.body import BodyReader, Framing, Refused, TakenAway, announced_size, framing
 from imgguard.digests import BadDigest, Digests
 from imgguard.errors import StoreUnavailable
-from imgguard.guard import CannotGuard, Guard
-from imgguard.images import Caller, Forbidden, GlanceImages, Image
+from imgguard.guard import Guard
+from imgguard.images import Caller, GlanceImages
 from imgguard.leases import Heartbeat
-from imgguard.operations import Operation
-from imgguard.settings import Settings
-from imgguard.store import Store
+from imgguard.operations import Action, Operation
+from imgguard.recovery import Recovery
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
 _EMPTY_RETRY: Final = ('The body is empty, although an earlier attempt to upload this image had data: the client '
                        'repeated a body it had used up. Send the data from its beginning.')
-_BUSY: Final = ('Another upload to this image is under way. Wait until it has ended: the image then is active, or it '
-                'shows an error and can be uploaded again.')
-_NOT_STORED: Final = ('This image cannot be kept if its upload fails, for the guard cannot store that now. The upload '
-                      'was not begun; try again later.')
-_TAKEN_AWAY: Final = Failure(codes.WORKER_LOST, 'This attempt was silent for so long that it was given up; its data '
-                                                'was not used.')
+_TAKEN_AWAY: Final = ('This attempt was silent for so long that it was given up; its data was not used. The image can '
+                      'be uploaded again.')
 
 
 class Uploads:
     """Handles uploads for one filter."""
 
-    def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 heartbeat: Heartbeat, images: GlanceImages) -> None:
+    def __init__(self, application: Application, admission: Admission, guard: Guard, heartbeat: Heartbeat,
+                 images: GlanceImages, recovery: Recovery) -> None:
         self._application = application
-        self._settings = settings
-        self._store = store
+        self._admission = admission
         self._guard = guard
         self._heartbeat = heartbeat
         self._images = images
+        self._recovery = recovery
 
     def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
                  by: Caller) -> Iterable[bytes]:
-        try:
-            asked = asking.keep(environ)
-        except asking.BadRequest as error:
-            return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
-        records: Mapping[tuple[str, str], ImageRecord] = {}
-        outage: StoreUnavailable | None = None
-        try:
-            records = self._store.records(_spellings(operation.image_id))
-        except StoreUnavailable as error:
-            outage = error
-        if not records and not asked and (asked is False or self._settings.keep_default == 'never'):
-            if outage is not None:
-                LOG.error('an upload is not recorded: %s', outage)
-            return self._application(environ, start_response)
-        try:
-            image = self._images.for_upload(by, operation.image_id)
-        except Forbidden as refusal:
-            if records and not self._images.refuses_before_policy(environ):
-                # Glance would put the image of a running upload back to queued before it answers just this.
-                answer: Iterable[bytes] = refusal.answer(environ, start_response)
-                return answer
-            return self._application(environ, start_response)
-        except Exception as error:
-            # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
-            LOG.exception('cannot ask Glance about an image')
-            return self._unguarded(error, bool(asked), environ, start_response)
-        record = records.get((image.image_id, image.created_at))
-        guarded = self._guard.keeps(asked, record, image.image_type)
-        if outage is not None:
-            return self._unguarded(outage, guarded, environ, start_response)
-        if not guarded and record is None:
-            return self._application(environ, start_response)
-        return self._attempt(environ, start_response, by, image, record, guarded)
-
-    def _attempt(self, environ: Environ, start_response: StartResponse, by: Caller, image: Image,
-                 record: ImageRecord | None, guarded: bool) -> Iterable[bytes]:
-        if record is not None and record.running is not None and record.running.alive:
-            return webob.exc.HTTPConflict(explanation=_BUSY)(environ, start_response)
-        if image.status != 'queued':
+        kind, allowed = Kind.UPLOAD, self._images.for_upload
+        if operation.action is Action.STAGE:
+            # glance/api/v2/image_data.py, stage, asks for no policy of its own.
+            kind, allowed = Kind.STAGE, self._images.for_update
+        # Glance would put the image of a running upload back to queued before it answers a caller who may not.
+        admitted = self._admission.admit(
+            environ, start_response, operation.image_id, kind, lambda: allowed(by, operation.image_id),
+            lambda: not self._images.refuses_before_policy(environ))
+        if not isinstance(admitted, Admitted):
+            return admitted
+        if admitted.image.status != 'queued':
             # Glance refuses it for its status and leaves the image alone.
             return self._application(environ, start_response)
-        try:
-            claim = self._guard.begin(image, by, guarded, _expected(environ))
-        except (CannotGuard, StoreUnavailable) as error:
-            return self._unguarded(error, guarded, environ, start_response)
-        if isinstance(claim, Busy):
-            return webob.exc.HTTPConflict(explanation=_BUSY)(environ, start_response)
-        upload = _Upload(self._guard, self._heartbeat, self._images, by, image, claim, guarded)
+        claim = self._admission.claim(environ, start_response, admitted, by, kind, _expected(environ))
+        if not isinstance(claim, Claim):
+            return claim
+        upload = _Upload(self._guard, self._heartbeat, self._images, self._recovery, by, admitted, claim)
         return upload.run(self._application, environ, start_response)
-
-    def _unguarded(self, error: Exception, asked: bool, environ: Environ,
-                   start_response: StartResponse) -> Iterable[bytes]:
-        if not asked:
-            LOG.error('an upload is not recorded: %s', error)
-            return self._application(environ, start_response)
-        if self._settings.on_store_failure == 'refuse':
-            LOG.error('an upload was refused, for it cannot be guarded: %s', error)
-            return webob.exc.HTTPInternalServerError(explanation=_NOT_STORED)(environ, start_response)
-        LOG.error('an upload runs unguarded: %s', error)
-        answer = Captured(self._application, environ)
-        answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
-        return answer.send(start_response)
 
 
 class _Upload:
     """One claimed upload."""
 
-    def __init__(self, guard: Guard, heartbeat: Heartbeat, images: GlanceImages, by: Caller, image: Image,
-                 claim: Claim, guarded: bool) -> None:
+    def __init__(self, guard: Guard, heartbeat: Heartbeat, images: GlanceImages, recovery: Recovery, by: Caller,
+                 admitted: Admitted, claim: Claim) -> None:
         self._guard = guard
         self._heartbeat = heartbeat
         self._images = images
+        self._recovery = recovery
         self._by = by
-        self._image = image
+        self._image = admitted.image
         self._claim = claim
-        self._guarded = guarded
+        self._guarded = admitted.guarded
 
     def run(self, application: Application, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Let Glance take the body, and answer when the outcome is stored."""
@@ -149,7 +102,7 @@ class _Upload:
 
     def _confirm(self) -> None:
         if not self._heartbeat.holds(self._claim):
-            raise Refused(_TAKEN_AWAY)
+            raise TakenAway
 
     def _refuse(self, refused: Refused | BadDigest, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         failure = refused.failure if isinstance(refused, Refused) else Failure(codes.BAD_REQUEST, str(refused))
@@ -165,6 +118,9 @@ class _Upload:
             with glance_log.reasons() as logged:
                 answer = Captured(application, environ)
                 explanation = answer.body()
+        except TakenAway:
+            self._store_failure(Failure(codes.WORKER_LOST, _TAKEN_AWAY), 409, _received(reader))
+            return webob.exc.HTTPConflict(explanation=_TAKEN_AWAY)(environ, start_response)
         except BaseException as error:
             self._store_failure(_raised(error, reader), None, _received(reader))
             raise
@@ -200,6 +156,8 @@ class _Upload:
         shown = self._guarded and (failure.code != codes.EMPTY_RETRY)
         kept = self._stored(lambda: self._guard.failed(self._image, self._claim, failure, status, received, shown),
                             names.KEPT_ERROR)
+        if shown and kept == names.KEPT_ERROR:
+            self._recovery.after_failure(self._image.image_id, self._image.created_at)
         return kept or names.KEPT_ERROR
 
     def _stored(self, change: Callable[[], object], kept: str | None) -> str | None:
@@ -216,11 +174,6 @@ def _had_data(error: ErrorState) -> bool:
     # Of a read that breaks off some servers say nothing of the bytes they had (uWSGI: up to all it was asked for), and
     # a worker that was killed does not tell either.
     return error.bytes_received > 0 or error.code in (codes.CLIENT_DISCONNECTED, codes.WORKER_LOST)
-
-
-def _spellings(image_id: str) -> list[str]:
-    # Glance on MariaDB finds an image by its id in other cases too, and with spaces behind it.
-    return list({image_id, image_id.rstrip(), image_id.rstrip().lower()})
 
 
 def _expected(environ: Mapping[str, object]) -> int | None:

@@ -57,7 +57,7 @@ class Identity:
 
 def _identity(given: str | None) -> dict[str, Any]:
     """Return what auth_token puts into the environ for this token."""
-    # Clients that do not know our tokens may quote what no token of Keystone has in it.
+    # glanceclient escapes what is no letter, digit or one of "_.-~/".
     parts = unquote(given or '').split(':')
     if len(parts) != 3 or not parts[0]:
         return {'HTTP_X_IDENTITY_STATUS': 'Invalid'}

@@ -69,6 +69,8 @@ REQUESTS: dict[str, Sends] = {
     'an empty upload, chunked': upload(lambda: Body([])),
     'wrong Content-Type': upload(Content_Type='text/plain'),
     'no Content-Type': upload(Content_Type=''),
+    'Content-Type in capitals': upload(Content_Type='APPLICATION/OCTET-STREAM'),
+    'Content-Type with a space': upload(Content_Type='application/octet-stream ;x'),
     'unknown store': upload(X_Image_Meta_Store='nope'),
     'known store': upload(X_Image_Meta_Store='fs'),
     'size that is no number': upload(X_OpenStack_Image_Size='big'),

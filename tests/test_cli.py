@@ -5,15 +5,19 @@ Each test runs :func:`imgguard.cli.main` on files of its own and reads stdout an
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
 from imgguard.cli import main
+from imgguard.store import Store
 
 
 @dataclass(frozen=True)
@@ -205,3 +209,161 @@ def test_the_exit_status_reaches_the_shell(conf: str) -> None:
                          capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, '')
     assert ran.stdout.endswith('version  -\n')
+
+
+# Images in error, their history, and what is done about them
+
+CREATED = '2026-11-22T22:19:29Z'
+SECRET = 's3cret'
+PROGRAM = 'import sys; from imgguard.cli import main; sys.exit(main())'
+
+
+@pytest.fixture
+def store(run: Run, conf: str, tmp_path: Path) -> Iterator[Store]:
+    """The store that ``conf`` names, with its tables."""
+    run('--config-file', conf, 'db', 'upgrade')
+    opened = Store(f'sqlite:///{tmp_path}/guard.db', 60)
+    yield opened
+    opened.close()
+
+
+def begun(store: Store, image_id: str = 'image') -> Claim:
+    claim = store.begin(image_id, CREATED, 'red', NewAttempt(
+        Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'elsewhere', 'elsewhere:1:ab', 10))
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def failed(store: Store, image_id: str = 'image') -> Claim:
+    claim = begun(store, image_id)
+    cut = Failure('client_disconnected', 'The connection \x1b[31mwas lost.')
+    assert store.finish(claim, State.FAILED, cut, shown=True, http_status=500, bytes_received=7)
+    return claim
+
+
+def silent(path: Path, seconds: float, witness: bool) -> None:
+    """Let the last sign of life of all attempts be so long ago; another worker has lived all the while, or not."""
+    now = "((julianday('now') - 2440587.5) * 86400.0)"
+    with closing(sqlite3.connect(path / 'guard.db')) as connection, connection:
+        connection.execute(f'UPDATE imgguard_images SET running_at = {now} - ? WHERE running_at > 0', [seconds])
+        connection.execute(f'UPDATE imgguard_attempts SET updated_at = {now} - ?', [seconds])
+        if witness:
+            connection.execute('INSERT INTO imgguard_workers (worker, host, since, seen_at) '
+                               f"VALUES ('witness', 'here', {now} - 9999, {now})")
+
+
+def test_the_images_in_error_as_a_table_and_as_json(run: Run, conf: str, store: Store) -> None:
+    failed(store, 'one')
+    failed(store, 'two')
+    failed(store, 'again')
+    begun(store, 'again')
+    ran = run('--config-file', conf, 'failures', 'list')
+    lines = ran.out.splitlines()
+    assert (ran.status, ran.err) == (0, '')
+    assert lines[1].split() == ['image_id', 'code', 'at', 'attempts', 'retryable', 'owner', 'message']
+    assert [line.split()[:2] for line in lines[2:]] == [['one', 'client_disconnected'], ['two', 'client_disconnected']]
+    assert '\x1b' not in ran.out
+    listed = json.loads(run('--config-file', conf, '--format', 'json', 'failures', 'list').out)
+    assert [(each['image_id'], each['retryable'], each['bytes_received']) for each in listed] == [
+        ('one', True, 7), ('two', True, 7)]
+    shown = json.loads(run('--config-file', conf, 'failures', 'show', 'one', '--format', 'json').out)
+    assert shown == listed[0]
+
+
+def test_no_image_in_error(run: Run, conf: str, store: Store) -> None:
+    assert run('--config-file', conf, '--format', 'json', 'failures', 'list').out == '[]\n'
+    assert run('--config-file', conf, 'failures', 'list').out.splitlines()[1].startswith('image_id')
+
+
+def test_the_history_is_that_of_the_api(run: Run, conf: str, store: Store) -> None:
+    failed(store)
+    begun(store)
+    found = json.loads(run('--config-file', conf, '--format', 'json', 'attempts', 'list', 'image').out)
+    assert [(each['number'], each['state'], each['host']) for each in found] == [
+        (2, 'running', 'elsewhere'), (1, 'failed', 'elsewhere')]
+    assert 'client_disconnected' in run('--config-file', conf, 'attempts', 'list', 'image').out
+
+
+@pytest.mark.parametrize('words', [('failures', 'show'), ('attempts', 'list'), ('requeue',)])
+def test_an_unknown_image_is_one_line_and_status_1(words: tuple[str, ...], run: Run, conf: str, store: Store) -> None:
+    ran = run('--config-file', conf, *words, 'nowhere')
+    assert (ran.status, ran.err) == (1, 'imgguard-manage: no image nowhere is known to the guard\n')
+
+
+def test_an_image_that_is_not_in_error(run: Run, conf: str, store: Store) -> None:
+    store.remember('image', CREATED, 'red', True)
+    assert run('--config-file', conf, 'failures', 'show', 'image').err.endswith('image image is not in error\n')
+    begun(store)
+    assert 'attempt 1 is running' in run('--config-file', conf, 'failures', 'show', 'image').err
+    store.deleted('image', CREATED)
+    ran = run('--config-file', conf, 'failures', 'show', 'image')
+    assert ran.status == 1 and 'is deleted' in ran.err
+    assert 'is deleted' in run('--config-file', conf, 'requeue', 'image').err
+
+
+def test_one_sweep(run: Run, conf: str, store: Store, tmp_path: Path) -> None:
+    begun(store)
+    silent(tmp_path, 100, witness=True)
+    ran = run('--config-file', conf, '--format', 'json', 'sweep', '--once')
+    assert json.loads(ran.out) == {'lost': 1, 'given_up': 0, 'forgotten': 0, 'unproven': 0}
+    assert ran.status == 0 and 'only leases and deadlines are settled' in ran.err
+
+
+def test_a_sweep_says_what_it_cannot_prove(run: Run, conf: str, store: Store, tmp_path: Path) -> None:
+    begun(store)
+    silent(tmp_path, 100, witness=False)
+    assert '1 silent attempts are left alone' in run('--config-file', conf, 'sweep', '--once').err
+
+
+def test_a_purge(run: Run, conf: str, store: Store) -> None:
+    assert json.loads(run('--config-file', conf, '--format', 'json', 'purge').out) == {
+        'forgotten': 0, 'retention_days': 30}
+
+
+def test_an_image_whose_worker_may_be_paused(run: Run, conf: str, store: Store, tmp_path: Path) -> None:
+    claim = begun(store)
+    alive = run('--config-file', conf, 'requeue', 'image', '--worker-is-dead')
+    assert alive.status == 1 and 'attempt 1 of image image is running on elsewhere' in alive.err
+    silent(tmp_path, 100, witness=False)
+    assert 'say so with --worker-is-dead' in run('--config-file', conf, 'requeue', 'image').err
+    silent(tmp_path, 100, witness=True)
+    fenced = run('--config-file', conf, 'requeue', 'image')
+    assert fenced.status == 1 and re.search(r'not cleared away before \d{4}-.*Z; if its worker is dead', fenced.err)
+    declared = run('--config-file', conf, '--format', 'json', 'requeue', 'image', '--worker-is-dead')
+    said = json.loads(declared.out)
+    assert (declared.status, said['declared_dead']) == (0, 1) and "in Glance's process" in said['next']
+    assert store.attempts(claim.key, 1)[0].state is State.FAILED
+
+
+def test_an_image_with_nothing_to_wait_for(run: Run, conf: str, store: Store) -> None:
+    store.remember('image', CREATED, 'red', True)
+    assert 'nothing: the image is not in error' in run('--config-file', conf, 'requeue', 'image').out
+    failed(store)
+    assert 'is cleared away in Glance' in run('--config-file', conf, 'requeue', 'image').out
+    record = store.find('image')[0]
+    assert store.begin_clearing(record.key, 1, 'me') and store.end_clearing(record.key, 'me', True)
+    assert 'nothing is left' in run('--config-file', conf, 'requeue', 'image').out
+
+
+def test_options_that_matter_to_a_requeue(run: Run, conf: str, store: Store) -> None:
+    failed(store)
+    with open(conf, 'a') as file:
+        file.write(f'requeue = off\nglance_connection = mysql://glance:{SECRET}@db/glance\n')
+    ran = run('--config-file', conf, 'requeue', 'image')
+    assert ran.status == 1 and 'requeue = off' in ran.err
+    assert 'does not use it yet' in ran.err and SECRET not in ran.err + ran.out
+
+
+def test_a_sweep_of_the_shell_ends_with_sigterm(conf: str, store: Store) -> None:
+    with subprocess.Popen([sys.executable, '-c', PROGRAM, '--config-file', conf, '--format', 'json', 'sweep'],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())['lost'] == 0
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_a_failure_reaches_the_shell(conf: str, store: Store) -> None:
+    ran = subprocess.run([sys.executable, '-c', PROGRAM, '--config-file', conf, 'requeue', 'nowhere'],
+                         capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (1, 'imgguard-manage: no image nowhere is known to the guard\n')

@@ -357,3 +357,15 @@ def test_the_filter_loads_without_its_store(
     image_id = images.created()
     assert images.upload(image_id, DATA, KEEP).headers[KEPT] == 'unavailable'
     assert images.show(image_id)['status'] == 'active'
+
+
+def test_a_second_upload_of_an_image_that_is_not_kept_gets_glances_answer(
+    images: Images, pipelines: Pipelines,
+) -> None:
+    refused, bare = [], Images(pipelines.bare, images.caller)
+    for each, headers in ((images, {'X-OpenStack-Image-Keep-On-Failure': 'false'}), (bare, {})):
+        image_id = each.created(headers)
+        with each.uploading(image_id):
+            refused.append(each.upload(image_id, b'x' * 10))
+    assert refused[0].status_int == 409
+    assert refused[0].text == refused[1].text

@@ -27,11 +27,18 @@ def request(method: str, path: str, query: str = '') -> dict[str, Any]:
     ('PATCH', '/v2/images/x', Operation(Action.UPDATE, 'x')),
     ('PUT', '/v2/images/x/file', Operation(Action.UPLOAD, 'x')),
     ('GET', '/v2/images/x/file', Operation(Action.DOWNLOAD, 'x')),
+    ('DELETE', '/v2/images/x', Operation(Action.DELETE, 'x')),
+    ('PUT', '/v2/images/x/stage', Operation(Action.STAGE, 'x')),
+    ('POST', '/v2/images/x/import', Operation(Action.IMPORT, 'x')),
+    ('POST', '/v2/images/x/locations', Operation(Action.ADD_LOCATION, 'x')),
+    ('GET', '/v2/images/x/attempts', Operation(Action.ATTEMPTS, 'x')),
     ('GET', '/v2/schemas/image', Operation(Action.SCHEMA)),
     ('GET', '/v2/schemas/images', Operation(Action.LIST_SCHEMA)),
     # spellings Glance takes for the same
     ('PUT', '//v2///images//x//file', Operation(Action.UPLOAD, 'x')),
     ('PUT', '/v2/images/x/file\n', Operation(Action.UPLOAD, 'x')),
+    ('DELETE', '/v2/images/x\n', Operation(Action.DELETE, 'x')),
+    ('POST', '/v2//images/x/import\n', Operation(Action.IMPORT, 'x')),
     ('GET', '/v2/images/x\n', Operation(Action.SHOW, 'x')),
     ('GET', '/v2/images/\n', Operation(Action.SHOW, '\n')),
     ('GET', '/v2/images\n', Operation(Action.LIST)),
@@ -47,6 +54,14 @@ def request(method: str, path: str, query: str = '') -> dict[str, Any]:
     ('POST', '/v2/images/x/file', None),
     ('PUT', '/v2/images', None),
     ('GET', '/v2/images/x/members', None),
+    ('DELETE', '/v2/images/x/file', None),
+    ('POST', '/v2/images/x/stage', None),
+    ('PUT', '/v2/images/x/import', None),
+    ('GET', '/v2/images/x/locations', None),
+    ('DELETE', '/v2/images/x/attempts', None),
+    ('GET', '/v2/images/x/attempts/1', None),
+    ('DELETE', '/v2/images/x/tags/y', None),
+    ('POST', '/v2/images/x/actions/deactivate', None),
     ('GET', '/v2/schemas/member', None),
     ('POST', '/v2/schemas/image', None),
     ('GET', '/v2', None),
@@ -108,7 +123,11 @@ ACTIONS = {
     ('ImagesController', 'index'): Action.LIST,
     ('ImagesController', 'show'): Action.SHOW,
     ('ImagesController', 'update'): Action.UPDATE,
+    ('ImagesController', 'delete'): Action.DELETE,
+    ('ImagesController', 'import_image'): Action.IMPORT,
+    ('ImagesController', 'add_location'): Action.ADD_LOCATION,
     ('ImageDataController', 'upload'): Action.UPLOAD,
+    ('ImageDataController', 'stage'): Action.STAGE,
     ('ImageDataController', 'download'): Action.DOWNLOAD,
     ('Controller', 'image'): Action.SCHEMA,
     ('Controller', 'images'): Action.LIST_SCHEMA,
@@ -147,14 +166,17 @@ def glance_routes(in_process_glance: InProcessGlance) -> GlanceRoutes:
 
 METHODS = st.sampled_from(['GET', 'PUT', 'POST', 'PATCH', 'DELETE', 'HEAD', 'get'])
 PATHS = st.one_of(
-    st.sampled_from(['/v2/images', '/v2/images/x', '/v2/images/x/file', '/v2/schemas/image', '/v2/schemas/images']),
+    st.sampled_from(['/v2/images', '/v2/images/x', '/v2/images/x/file', '/v2/schemas/image', '/v2/schemas/images',
+                     '/v2/images/x/stage', '/v2/images/x/import', '/v2/images/x/locations', '/v2/images/x/attempts']),
     st.lists(st.sampled_from(
-        ['/', '/v2', '/images', '/x', '/file', '/schemas', '/image', '\n', '\r', ' ', '%2f', '.', '..', '\xe9', '//']),
+        ['/', '/v2', '/images', '/x', '/file', '/stage', '/import', '/locations', '/attempts', '/schemas', '/image',
+         '\n', '\r', ' ', '%2f', '.', '..', '\xe9', '//']),
         max_size=8).map(lambda parts: '/v2/images' + ''.join(parts)),
     st.lists(st.sampled_from(['/', '/v2', '/images', '/x', '/file', '/schemas', '/image', '\n'])).map(
         lambda parts: '/' + ''.join(parts)))
 QUERIES = st.one_of(st.just(''), st.lists(st.sampled_from(
-    ['_method', '%5Fmethod', '=', '&', ';', 'PUT', 'get', 'Post', 'PATCH', 'x', '%ff', '%', '+', '\xe9'])).map(''.join))
+    ['_method', '%5Fmethod', '=', '&', ';', 'PUT', 'get', 'Post', 'PATCH', 'delete', 'x', '%ff', '%', '+',
+     '\xe9'])).map(''.join))
 
 
 @given(METHODS, PATHS, QUERIES)
@@ -166,4 +188,8 @@ QUERIES = st.one_of(st.just(''), st.lists(st.sampled_from(
 @example('GET', '/v2/images/x\n', '')
 def test_the_guard_sees_what_glance_sees(glance_routes: GlanceRoutes, method: str, path: str, query: str) -> None:
     environ = request(method, path, query)
-    assert recognise(environ) == glance_routes.operation(environ)
+    recognised = recognise(environ)
+    if recognised is not None and recognised.action is Action.ATTEMPTS:
+        # The guard's own; it takes nothing away.
+        recognised = None
+    assert recognised == glance_routes.operation(environ)

@@ -7,7 +7,7 @@ import pytest
 
 from imgguard import codes
 from imgguard.api import v2
-from imgguard.attempts import ErrorState, ImageRecord, Running
+from imgguard.attempts import ErrorState, ImageRecord, Kind, Running
 
 CREATED = '2026-11-22T22:19:29Z'
 AT = 1795385969.9  # 2026-11-22T22:19:29Z
@@ -22,13 +22,19 @@ def image(**changes: Any) -> dict[str, Any]:
 
 def error(**changes: Any) -> ErrorState:
     return ErrorState(**{'number': 2, 'code': codes.STORAGE_FULL, 'text': 'No room.', 'at': AT, 'request_id': 'req-1',
-                         'bytes_received': 5, **changes})
+                         'bytes_received': 5, 'kind': Kind.UPLOAD, 'user_id': 'u', 'project_id': 'red', 'host': 'h',
+                         'worker': 'w', 'silent_for': 9.0, 'ended': True, **changes})
+
+
+def running(guarded: bool, alive: bool) -> Running:
+    return Running(3, guarded, alive, since=0, kind=Kind.UPLOAD, host='h', worker='w', task_id=None, silent_for=0)
 
 
 def record(error: ErrorState | None = None, running: Running | None = None,
            give_up_at: float | None = None) -> ImageRecord:
     return ImageRecord(key=1, image_id='x', created_at=CREATED, owner='red', keep=True, attempts=3,
-                       give_up_at=give_up_at, overdue=False, error=error, running=running)
+                       give_up_at=give_up_at, overdue=False, error=error, running=running, deleted=False,
+                       last_number=3, cleared_number=0)
 
 
 def records(known: ImageRecord) -> dict[tuple[str, str], ImageRecord]:
@@ -47,14 +53,14 @@ def test_only_an_image_that_waits_can_be_in_error(status: str, in_error: bool) -
     assert found == ((known, known.error) if in_error else None)
 
 
-@pytest.mark.parametrize(('running', 'in_error'), [
+@pytest.mark.parametrize(('holder', 'in_error'), [
     (None, True),
-    (Running(3, True, alive=False, since=0), True),
-    (Running(3, True, alive=True, since=0), False),
-    (Running(3, False, alive=True, since=0), False),    # an unguarded attempt is one too
+    (running(guarded=True, alive=False), True),
+    (running(guarded=True, alive=True), False),
+    (running(guarded=False, alive=True), False),    # an unguarded attempt is one too
 ])
-def test_not_while_a_newer_attempt_is_alive(running: Running | None, in_error: bool) -> None:
-    assert (v2.error_of(image(), records(record(error(), running))) is not None) is in_error
+def test_not_while_a_newer_attempt_is_alive(holder: Running | None, in_error: bool) -> None:
+    assert (v2.error_of(image(), records(record(error(), holder))) is not None) is in_error
 
 
 def test_other_images_are_not_in_error() -> None:

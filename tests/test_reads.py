@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, text
 from webtest import TestApp
 
 from imgguard import codes, names
@@ -266,3 +267,22 @@ def test_every_name_shown_is_in_the_schema(images: Images) -> None:
     for image in (created.json, images.show(images.in_error())):
         assert set(image) <= set(known)
         assert image['status'] in known['status']['enum']
+
+
+def test_a_code_of_a_newer_imgguard_is_shown_as_it_is(images: Images, pipelines: Pipelines) -> None:
+    """Hosts that share a store are upgraded one after another."""
+    image_id = images.in_error()
+    engine = create_engine(pipelines.connection)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE imgguard_images SET error_code = 'brand_new' WHERE image_id = :id"),
+                           {'id': image_id})
+    engine.dispose()
+    image = images.show(image_id)
+    assert (image['status'], image[f'{ERROR}_code'], image[f'{ERROR}_retryable']) == ('error', 'brand_new', 'false')
+    assert images.listed('status=error') == [image_id]
+
+
+def test_a_request_id_that_glance_refuses(images: Images, bare: Images) -> None:
+    too_long = {'X-Openstack-Request-ID': 'req-' + 'x' * 70}
+    answers = [each.request('GET', '/v2/schemas/image', too_long).status_int for each in (images, bare)]
+    assert answers[0] == answers[1] == 200

@@ -9,6 +9,7 @@ import hashlib
 import re
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -128,9 +129,10 @@ def test_an_image_in_error_has_no_data(images: Images, bare: Images) -> None:
 
 
 def test_data_that_glance_rejected_and_kept_is_not_shown(
-    images: Images, bare: Images, in_process_glance: InProcessGlance,
+    bare: Images, in_process_glance: InProcessGlance, tmp_path: Path,
 ) -> None:
     # Glance leaves the file, its location and its hashes behind when the format is wrong.
+    images = Images(Pipelines(in_process_glance, tmp_path, requeue='off').guarded, bare.caller)
     image_id = images.created(KEEP, disk_format='qcow2')
     assert images.upload(image_id, DATA).status_int == 415
     left_behind = bare.show(image_id)

@@ -29,7 +29,7 @@ WAIT_SECONDS = 60.0
 class Body:
     """A ``wsgi.input`` that delivers these blocks, an exception among them being raised."""
 
-    def __init__(self, blocks: Iterable[bytes | Exception]) -> None:
+    def __init__(self, blocks: Iterable[bytes | BaseException]) -> None:
         self._blocks = iter(blocks)
         self._rest = b''
         self.reads = 0
@@ -39,7 +39,7 @@ class Body:
         self.reads += 1
         while len(self._rest) < size:
             block = next(self._blocks, b'')
-            if isinstance(block, Exception):
+            if isinstance(block, BaseException):
                 raise block
             if not block:
                 break

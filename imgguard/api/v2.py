@@ -76,7 +76,9 @@ def show_error(image: Json, record: ImageRecord, error: ErrorState, status: str,
     image['status'] = status
     image[names.ERROR_CODE] = error.code
     image[names.ERROR_AT] = timestamp(error.at)
-    image[names.ERROR_RETRYABLE] = 'true' if codes.CODES[error.code].retryable else 'false'
+    # A newer imgguard on another host may know more codes.
+    known = codes.CODES.get(error.code)
+    image[names.ERROR_RETRYABLE] = 'true' if known is not None and known.retryable else 'false'
     if details:
         image[names.ERROR] = error.text
         image[names.ERROR_ATTEMPTS] = str(record.attempts)

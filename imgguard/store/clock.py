@@ -1,14 +1,14 @@
 """Time as the database has it, in one SQL expression."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import ColumnElement, Double
+from sqlalchemy import ColumnElement, Double, ScalarSelect, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from imgguard.store.models import images
+from imgguard.store.models import images, workers
 
 Source = Callable[[], ColumnElement[float]]
 Statement = TypeVar('Statement')
@@ -49,25 +49,47 @@ class Clock:
     """The time that all statements of one store share, and how long silence may last.
 
     :param source: gives the SQL expression of the present time; ``None`` for the database's own
-    :param silence: seconds without a sign of life after which an attempt is no longer alive
+    :param lease: seconds; every worker gives a sign of life each third of it
+    :param skew: seconds that a sign of life may be late
     """
 
-    def __init__(self, source: Source | None, silence: float) -> None:
+    def __init__(self, source: Source | None, lease: float, skew: float) -> None:
         self._source = source
-        self._silence = silence
+        #: Seconds without a sign of life after which an attempt may be lost.
+        self.silence: Final = lease + skew
+        #: For how many seconds a worker must have reached the store without a gap that hides an outage, to prove
+        #: that every other living worker could have done so too.
+        self.proof: Final = lease / 3 + skew
 
     def now(self) -> ColumnElement[float]:
         """The present time in SQL, seconds since the epoch."""
         return utc_now() if self._source is None else self._source()
 
-    def judged(self) -> tuple[ColumnElement[bool], ...]:
+    def fixed_now(self) -> ColumnElement[float]:
+        """The same, read once in a statement: PostgreSQL goes by an index only to a value that stays."""
+        return select(self.now()).scalar_subquery()
+
+    def judged(self) -> tuple[ColumnElement[Any], ...]:
         """What the time says of a row of ``images``, NULL where there is nothing to judge.
 
-        ``alive``: whether its running attempt is; ``overdue``: whether its deadline has passed.
+        ``silent_for``: the seconds since the last sign of life of its running attempt; ``overdue``: whether its
+        deadline has passed; ``clearing``: whether somebody has the right to clear its remains.
         """
-        alive: ColumnElement[bool] = images.c.running_at >= self.now() - self._silence
+        silent_for: ColumnElement[float] = self.now() - images.c.running_at
         overdue: ColumnElement[bool] = images.c.give_up_at <= self.now()
-        return alive.label('alive'), overdue.label('overdue')
+        clearing: ColumnElement[bool] = images.c.clearing_at >= self.now() - self.silence
+        return silent_for.label('silent_for'), overdue.label('overdue'), clearing.label('clearing')
+
+    def proven(self) -> ScalarSelect[float]:
+        """An attempt whose last sign of life is at most this moment had its chance to give another one.
+
+        It is the newest sign of life, less :attr:`proof`, of a worker that had reached the store that long. After an
+        outage of the store every worker begins anew, and so nobody is taken for dead who could not write. NULL when
+        no worker is known that did.
+        """
+        return select(workers.c.seen_at - self.proof).where(
+            workers.c.seen_at - workers.c.since >= self.proof).order_by(workers.c.seen_at.desc()).limit(
+            1).scalar_subquery()
 
     def prepared(self, build: Callable[[], Statement]) -> Callable[[], Statement]:
         """Give a function that gives what ``build`` builds: built once, unless the clock was handed in.

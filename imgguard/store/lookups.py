@@ -1,17 +1,17 @@
-"""The questions: what is known of images and attempts. Each is one query outside any transaction."""
+"""The questions: what is known of images and attempts. Each is asked outside any transaction."""
 
 import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, String, any_, bindparam, column, func, select
+from sqlalchemy import ColumnElement, Row, Select, String, and_, any_, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from imgguard.attempts import ImageRecord
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images
-from imgguard.store.rows import ATTEMPT_COLUMNS, RECORD_COLUMNS, AttemptRow, attempt, record
+from imgguard.store.rows import ATTEMPT_COLUMNS, FACTS, RECORD_COLUMNS, AttemptRow, attempt, facts, record
 
 
 class Lookups:
@@ -20,10 +20,19 @@ class Lookups:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database: Final = database
         self._clock: Final = clock
-        self._records: Final = clock.prepared(self._select_records)
-        self._due: Final = clock.prepared(lambda: select(images.c.image_id).where(
-            images.c.give_up_at <= clock.now(), images.c.error_number.is_(None), images.c.running_number.is_(None)
-        ).order_by(images.c.give_up_at))
+        self._page: Final = clock.prepared(lambda: self._select().where(_among(database.backend)))
+        self._of_id: Final = clock.prepared(lambda: self._select().where(
+            images.c.image_id == bindparam('of_id')).order_by(images.c.created_at))
+        self._failures: Final = clock.prepared(lambda: self._select().where(
+            images.c.error_number.is_not(None), images.c.deleted_at.is_(None), _after()).order_by(images.c.key))
+        self._running: Final = clock.prepared(lambda: self._select().where(
+            images.c.running_number.is_not(None), _after()).order_by(images.c.key))
+        self._overdue: Final = clock.prepared(lambda: select(images.c.image_id).where(
+            images.c.give_up_at <= clock.fixed_now(), images.c.error_number.is_(None),
+            images.c.running_number.is_(None), images.c.deleted_at.is_(None)).order_by(images.c.give_up_at))
+        self._silent: Final = clock.prepared(lambda: select(images.c.image_id).where(
+            images.c.running_at < clock.fixed_now() - clock.silence, images.c.running_at <= clock.proven(),
+            images.c.deleted_at.is_(None)).order_by(images.c.running_at))
         self._newest: Final = select(ATTEMPT_COLUMNS[0]).with_only_columns(*ATTEMPT_COLUMNS).where(
             attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc())
 
@@ -31,14 +40,24 @@ class Lookups:
         """What is known of a page of images, by id and time of creation: one query."""
         if not image_ids:
             return {}
-        statement = self._records()
-        parameters = {'ids': _packed(self._database.backend, image_ids)}
-        rows = self._database.read(lambda connection: connection.execute(statement, parameters).all())
-        return {(row[1], row[2]): record(row) for row in rows}
+        found = self._known(self._page(), {'ids': _packed(self._database.backend, image_ids)})
+        return {(known.image_id, known.created_at): known for known in found}
+
+    def find(self, image_id: str) -> list[ImageRecord]:
+        """All that had this id, the one created last at the end."""
+        return self._known(self._of_id(), {'of_id': image_id})
+
+    def failures(self, limit: int, after_key: int) -> list[ImageRecord]:
+        """Images with a verdict that are not deleted, by key, from above ``after_key`` on."""
+        return self._known(self._failures().limit(limit), {'of_after': after_key})
+
+    def running(self, limit: int, after_key: int) -> list[ImageRecord]:
+        """Images with a running attempt, by key, from above ``after_key`` on."""
+        return self._known(self._running().limit(limit), {'of_after': after_key})
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
         """Distinct ids of images with a verdict, the newest verdict first."""
-        statement = select(images.c.image_id).where(images.c.error_at.is_not(None))
+        statement = select(images.c.image_id).where(images.c.error_at.is_not(None), images.c.deleted_at.is_(None))
         if code is not None:
             statement = statement.where(images.c.error_code == code)
         statement = statement.order_by(images.c.error_at.desc())
@@ -52,23 +71,49 @@ class Lookups:
             wanted *= 2
 
     def due(self, limit: int) -> list[str]:
-        """Ids of images that wait although their deadline has passed, the longest overdue first."""
-        return self._ids(self._due().limit(limit))
+        """Ids of images that a verdict is due on: the longest overdue first, then the longest silent."""
+        ids = self._ids(self._overdue().limit(limit))
+        if len(ids) < limit:
+            ids += self._ids(self._silent().limit(limit - len(ids)))
+        return ids
 
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:
         """The history of one image, the newest first, from below the number ``marker`` on."""
         statement = self._newest.limit(limit)
         if marker is not None:
             statement = statement.where(attempts.c.number < marker)
-        parameters = {'of_key': key}
-        rows = self._database.read(lambda connection: connection.execute(statement, parameters).all())
-        return [attempt(row) for row in rows]
+        return [attempt(row) for row in self._rows(statement, {'of_key': key})]
+
+    def attempt(self, key: int, number: int) -> AttemptRow | None:
+        """One attempt of one image."""
+        statement = self._newest.where(attempts.c.number == bindparam('of_number'))
+        found = self._rows(statement, {'of_key': key, 'of_number': number})
+        return attempt(found[0]) if found else None
+
+    def _known(self, statement: Select[Any], parameters: dict[str, Any]) -> list[ImageRecord]:
+        # The facts of the two attempts stand behind the row, and whether the running one had its chance.
+        return [record(row[:-2 * FACTS - 1], row[-1], row[-2 * FACTS - 1:-FACTS - 1], row[-FACTS - 1:-1],
+                       self._clock.silence) for row in self._rows(statement, parameters)]
+
+    def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
+        return self._database.read(lambda connection: connection.execute(statement, parameters).all())
 
     def _ids(self, statement: Select[Any]) -> list[str]:
         return list(self._database.read(lambda connection: connection.execute(statement).scalars().all()))
 
-    def _select_records(self) -> Select[Any]:
-        return select(*RECORD_COLUMNS, *self._clock.judged()).where(_among(self._database.backend))
+    def _select(self) -> Select[Any]:
+        running, shown = attempts.alias('running'), attempts.alias('shown')
+        proven: ColumnElement[bool] = images.c.running_at <= self._clock.proven()
+        joined = images.outerjoin(
+            running, and_(running.c.image_key == images.c.key, running.c.number == images.c.running_number)
+        ).outerjoin(shown, and_(shown.c.image_key == images.c.key, shown.c.number == images.c.error_number))
+        return select(*RECORD_COLUMNS, *self._clock.judged(), *facts(running, self._clock), *facts(shown, self._clock),
+                      proven.label('proven')).select_from(joined)
+
+
+def _after() -> ColumnElement[bool]:
+    after: ColumnElement[bool] = images.c.key > bindparam('of_after')
+    return after
 
 
 def _among(backend: str) -> ColumnElement[bool]:

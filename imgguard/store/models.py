@@ -1,4 +1,4 @@
-"""The two tables of the store, as SQLAlchemy Core sees them.
+"""The tables of the store, as SQLAlchemy Core sees them.
 
 Every time is a double: seconds since the epoch, UTC, by the database's clock. The migrations under
 ``migrations/`` make the tables; a test holds that they and this module describe the same.
@@ -54,6 +54,11 @@ images: Final = Table(
     Column('error_at', Double),
     Column('error_request_id', String(255)),
     Column('error_bytes', BigInteger),
+    Column('deleted_at', Double),
+    Column('cleared_number', Integer, nullable=False, default=0),
+    Column('clearing_number', Integer, nullable=False, default=0),
+    Column('clearing_by', String(255)),
+    Column('clearing_at', Double),
     UniqueConstraint('image_id', 'created_at', name='imgguard_images_image_id_created_at'),
     Index('imgguard_images_error_at', 'error_at'),
     Index('imgguard_images_error_code_error_at', 'error_code', 'error_at'),
@@ -85,6 +90,17 @@ attempts: Final = Table(
     Column('project_id', String(255)),
     Column('host', String(255), nullable=False),
     Column('worker', String(255), nullable=False),
+    Column('task_id', String(36)),
+    **_MARIADB,
+)
+
+workers: Final = Table(
+    'imgguard_workers', metadata,
+    Column('worker', String(255), primary_key=True),
+    Column('host', String(255), nullable=False),
+    Column('since', Double, nullable=False),
+    Column('seen_at', Double, nullable=False),
+    Index('imgguard_workers_seen_at', 'seen_at'),
     **_MARIADB,
 )
 

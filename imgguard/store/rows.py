@@ -1,23 +1,26 @@
-"""From rows to values, and the row of an image made or updated."""
+"""From rows to values, and rows made or updated."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Insert
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, Insert, Table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from imgguard.attempts import ErrorState, ImageRecord, Kind, Running, State
+from imgguard.store.clock import Clock
 from imgguard.store.models import attempts, images
 
-# The order is that of the arguments of record(), which follow with what the clock judges.
+# The order is that in which record() takes them.
 RECORD_COLUMNS: Final = (
     images.c.key, images.c.image_id, images.c.created_at, images.c.owner, images.c.keep, images.c.attempts,
-    images.c.give_up_at, images.c.error_number, images.c.error_code, images.c.error_text, images.c.error_at,
+    images.c.give_up_at, images.c.deleted_at, images.c.last_number, images.c.cleared_number,
+    images.c.error_number, images.c.error_code, images.c.error_text, images.c.error_at,
     images.c.error_request_id, images.c.error_bytes, images.c.running_number, images.c.running_guarded,
-    images.c.running_since,
+    images.c.running_since, images.c.running_at,
 )
 ATTEMPT_COLUMNS: Final = tuple(column for column in attempts.c if column.name != 'image_key')
+FACTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class AttemptRow:
         ``finished_at`` (``None`` while it runs)
     :param bytes_expected: ``None`` when the client did not say
     :param worker: names the process that ran it
+    :param task_id: the task of Glance that did the work, if that is known
     """
 
     number: int
@@ -48,18 +52,38 @@ class AttemptRow:
     project_id: str | None
     host: str
     worker: str
+    task_id: str | None
 
 
-def record(row: Sequence[Any]) -> ImageRecord:
-    """The value of a row of :data:`RECORD_COLUMNS` and, last, what :meth:`Clock.judged` adds."""
-    (key, image_id, created_at, owner, keep, count, give_up_at, error_number, code, text, error_at, request_id,
-     received, running_number, guarded, since, alive, overdue) = row
-    error = running = None
+def facts(table: FromClause, clock: Clock) -> tuple[ColumnElement[Any], ...]:
+    """The columns of ``attempts`` (or an alias of it) that :func:`record` needs of one; :data:`FACTS` of them."""
+    silent_for: ColumnElement[float] = clock.now() - table.c.updated_at
+    return (table.c.kind, table.c.state, table.c.user_id, table.c.project_id, table.c.host, table.c.worker,
+            table.c.task_id, silent_for)
+
+
+def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], shown: Sequence[Any],
+           silence: float) -> ImageRecord:
+    """The value of a row of :data:`RECORD_COLUMNS` followed by what :meth:`Clock.judged` adds.
+
+    :param proven: whether its running attempt had its chance to give another sign of life
+    :param running: the :func:`facts` of that attempt, if there is one
+    :param shown: those of the attempt whose verdict is shown, if there is one
+    :param silence: seconds without a sign of life after which an attempt may be lost
+    """
+    (key, image_id, created_at, owner, keep, count, give_up_at, deleted_at, last_number, cleared_number, error_number,
+     code, text, error_at, request_id, received, running_number, guarded, since, _, silent_for, overdue, _) = row
+    error = holder = None
     if error_number is not None:
-        error = ErrorState(error_number, code, text, error_at, request_id, received)
+        kind, state, user_id, project_id, host, worker, _, silent = shown
+        error = ErrorState(error_number, code, text, error_at, request_id, received, Kind(kind), user_id, project_id,
+                           host, worker, silent, state == State.FAILED.value)
     if running_number is not None:
-        running = Running(running_number, guarded, bool(alive), since)
-    return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, running)
+        kind, _, _, _, host, worker, task_id, _ = running
+        alive = silent_for <= silence or not proven
+        holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for)
+    return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, holder,
+                       deleted_at is not None, last_number, cleared_number)
 
 
 def attempt(row: Sequence[Any]) -> AttemptRow:
@@ -76,14 +100,15 @@ def make_or_update(connection: Connection, image_id: str, created_at: str, chang
     made = {'image_id': image_id, 'created_at': created_at, 'attempts': 0, 'last_number': 0, **changes}
     # Without a change the statement would not lock the row it met.
     changed = dict(changes) or {'last_number': images.c.last_number}
-    connection.execute(_upsert(connection.dialect.name, made, changed))
+    connection.execute(upsert(connection.dialect.name, images, [images.c.image_id, images.c.created_at], made, changed))
 
 
-def _upsert(backend: str, made: Mapping[str, Any], changed: Mapping[str, Any]) -> Insert:
+def upsert(backend: str, table: Table, unique: Sequence[Column[Any]], made: Mapping[str, Any],
+           changed: Mapping[str, Any]) -> Insert:
+    """Make a row, or change the one there is with the same values in the columns ``unique``."""
     if backend == 'sqlite':
-        return sqlite.insert(images).values(**made).on_conflict_do_update(
-            index_elements=[images.c.image_id, images.c.created_at], set_=changed)
+        return sqlite.insert(table).values(**made).on_conflict_do_update(index_elements=unique, set_=changed)
     if backend == 'postgresql':
-        return postgresql.insert(images).values(**made).on_conflict_do_update(
-            index_elements=[images.c.image_id, images.c.created_at], set_=changed)
-    return mysql.insert(images).values(**made).on_duplicate_key_update(**changed)
+        return postgresql.insert(table).values(**made).on_conflict_do_update(index_elements=unique, set_=changed)
+    # A list, for MariaDB sets the columns one after the other and later ones see the change.
+    return mysql.insert(table).values(**made).on_duplicate_key_update(list(changed.items()))

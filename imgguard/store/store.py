@@ -9,12 +9,16 @@ from imgguard import codes
 from imgguard.attempts import Busy, Claim, Failure, ImageRecord, NewAttempt, State
 from imgguard.store import schema
 from imgguard.store.claims import Claims
+from imgguard.store.clearing import Clearing
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
+from imgguard.store.held import Rows
 from imgguard.store.lookups import Lookups
 from imgguard.store.models import fit, images
+from imgguard.store.retention import Retention
 from imgguard.store.rows import AttemptRow, make_or_update
-from imgguard.store.statements import NO_ERROR
+from imgguard.store.statements import NO_ERROR, Statements
+from imgguard.store.verdicts import Verdicts
 
 
 class Store:
@@ -34,11 +38,16 @@ class Store:
 
     def __init__(self, url: str, lease_seconds: float, skew_seconds: float = 5.0,
                  clock: Callable[[], ColumnElement[float]] | None = None) -> None:
-        time = Clock(clock, lease_seconds + skew_seconds)
+        time = Clock(clock, lease_seconds, skew_seconds)
         self._database: Final = Database(url)
         self._clock: Final = time
-        self._claims: Final = Claims(self._database, time)
+        sql = Statements(time, self._database.backend)
+        rows = Rows(self._database, sql, time)
+        self._claims: Final = Claims(self._database, time, sql, rows)
+        self._verdicts: Final = Verdicts(self._database, time, sql, rows)
+        self._clearing: Final = Clearing(self._database, sql, rows)
         self._lookups: Final = Lookups(self._database, time)
+        self._retention: Final = Retention(self._database, time)
 
     def upgrade(self) -> None:
         """Bring the store to the newest revision. Quick when it is there; many processes may do so at once."""
@@ -84,31 +93,39 @@ class Store:
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt) -> Claim | Busy:
         """Claim an image for a new attempt and record it, guarded or not.
 
-        Refused only while an attempt is alive. One that runs but is not alive is ended as lost first and,
-        if it was guarded, becomes the verdict of the image (and ``error`` of the claim). Of several that
-        begin at once exactly one gets the claim. Forgets old attempts: the first, the newest and the
-        shown one are kept, at most 100.
+        Refused only while an attempt is alive, or while somebody has the right to clear the remains of earlier
+        ones. One that runs but is not alive is ended as lost first and, if it was guarded, becomes the verdict
+        of the image (and ``error`` of the claim). Of several that begin at once exactly one gets the claim.
+        Forgets old attempts: the first, the newest and the shown one are kept, at most 100.
         """
         return self._claims.begin(image_id, created_at, owner, new)
 
-    def renew(self, bytes_received: Mapping[tuple[int, int], int]) -> set[tuple[int, int]]:
-        """Give a sign of life of many attempts.
+    def set_task(self, claim: Claim, task_id: str) -> None:
+        """Note the task of Glance that does the work of an attempt."""
+        self._claims.set_task(claim, task_id)
 
-        :param bytes_received: so far, by key of the image and number of the attempt
+    def renew(self, worker: str, host: str, bytes_received: Mapping[tuple[int, int], int]) -> set[tuple[int, int]]:
+        """Give a sign of life of a worker and of its attempts.
+
+        The newest attempt of an image that was given up as lost is taken back, with its verdict, unless
+        somebody began to clear it away.
+
+        :param bytes_received: so far, by key of the image and number of the attempt; may be empty
         :return: those that still hold their claim; the others must not go on
         """
-        return self._claims.renew(bytes_received)
+        return self._claims.renew(worker, host, bytes_received)
 
     def finish(self, claim: Claim, state: State, failure: Failure | None, *, shown: bool, http_status: int | None,
                bytes_received: int) -> bool:
         """End an attempt and free the image.
 
-        Success clears the verdict of the image. The result of an attempt that lost its claim changes nothing
-        of the image.
+        Success clears the verdict of the image. The end of an attempt that was given up as lost counts as long as no
+        newer one began and its remains were not cleared away: its failure replaces that verdict of it. Any other
+        end of an attempt that lost its claim changes nothing.
 
         :param failure: why it failed; with success, its text (if any) becomes the message of the attempt
         :param shown: whether a failure becomes the verdict of the image
-        :return: whether the attempt still held its claim
+        :return: whether the end counts
         :raises ValueError: ``state`` is no end, or a failure is missing
         """
         return self._claims.finish(claim, state, failure, shown=shown, http_status=http_status,
@@ -125,24 +142,116 @@ class Store:
 
         :return: whether this call did it, which is true for exactly one of several callers
         """
-        return self._claims.give_up(key, failure)
+        return self._verdicts.give_up(key, failure)
 
     def lose(self, key: int, number: int) -> bool:
         """End a running attempt that is not alive as lost; shown if it was guarded.
 
         :return: whether this call did it, which is true for exactly one of several callers
         """
-        return self._claims.lose(key, number)
+        return self._verdicts.lose(key, number)
+
+    def declare_dead(self, key: int) -> Busy | int:
+        """Take an operator's word that the workers of an image's silent attempts are dead.
+
+        These attempts are *failed* from then on, at their last sign of life, with the code they had: they are not
+        taken back, no late end of them counts, and what they left may be cleared away at once. One that still runs
+        is ended first if it was silent for longer than its lease, also when nobody proved that the store could be
+        reached meanwhile.
+
+        :return: how many attempts it was; :class:`Busy` while one is alive
+        """
+        return self._verdicts.declare_dead(key)
+
+    def declare(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
+                failure: Failure) -> Busy | int:
+        """Put an image in error without an attempt, known or not; refused while one is alive.
+
+        An attempt that runs but is not alive is ended as lost first. It stands in the history as ``new`` says
+        and is not counted among the attempts.
+
+        :return: its number in the history
+        """
+        return self._verdicts.declare(image_id, created_at, owner, new, failure)
+
+    def clear_error(self, image_id: str, created_at: str) -> Busy | bool:
+        """Let an image wait for its data again; refused while an attempt is alive. The history stays.
+
+        A deadline that has passed is removed, or it would speak the next verdict at once.
+
+        :return: whether it had a verdict, or one was due
+        """
+        return self._verdicts.clear_error(image_id, created_at)
+
+    def deleted(self, image_id: str, created_at: str) -> None:
+        """Note that Glance has deleted the image, if it is known. An attempt that runs goes on."""
+        self._verdicts.deleted(image_id, created_at)
+
+    def begin_clearing(self, key: int, number: int, worker: str) -> bool:
+        """Get the right to clear away what the attempts up to ``number`` left in Glance.
+
+        While it is held no attempt begins. From here on those attempts are not taken back, even if the
+        clearing breaks off. Whether they can still touch Glance is for the caller to know.
+
+        :param number: of the newest attempt (``last_number`` of the record)
+        :param worker: names who clears; two threads that may clear the same image need two names
+        :return: ``False`` while an attempt is alive, when a newer one began, or when somebody else has the right
+            and gave a sign of life within a lease
+        """
+        return self._clearing.begin(key, number, worker)
+
+    def keep_clearing(self, key: int, worker: str) -> bool:
+        """Give a sign of life of the clearing, before each step that destroys; ``False``: stop, the right is lost."""
+        return self._clearing.keep(key, worker)
+
+    def end_clearing(self, key: int, worker: str, cleared: bool) -> bool:
+        """Give the right to clear back.
+
+        :param cleared: whether nothing is left of the attempts
+        :return: whether the right was still held; if not, nothing was noted
+        """
+        return self._clearing.end(key, worker, cleared)
+
+    def purge(self, older_than_seconds: float) -> int:
+        """Forget images with their history that were deleted, or whose data came, and workers not seen for a day.
+
+        An image in error is remembered as long as it is there, and so is one that waits for its data.
+
+        :param older_than_seconds: how long ago the last change must have been
+        :return: the number of images forgotten
+        """
+        return self._retention.purge(older_than_seconds)
+
+    def find(self, image_id: str) -> list[ImageRecord]:
+        """All images that ever had this id and are remembered, deleted ones too; the one created last at the end."""
+        return self._lookups.find(image_id)
+
+    def failures(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
+        """Images with a verdict that are not deleted, in the order of their keys.
+
+        :param after_key: only images with a higher key
+        """
+        return self._lookups.failures(limit, after_key)
+
+    def running(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
+        """Images with a running attempt, alive or not, deleted ones too, in the order of their keys.
+
+        :param after_key: only images with a higher key
+        """
+        return self._lookups.running(limit, after_key)
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
-        """Distinct ids of images with a verdict, the newest verdict first.
+        """Distinct ids of images with a verdict that are not deleted, the newest verdict first.
 
         :param code: only verdicts with this code
         """
         return self._lookups.candidates(limit, code)
 
     def due(self, limit: int) -> list[str]:
-        """Ids of images that a verdict is due on: their deadline has passed, and none was given yet."""
+        """Ids of images that a verdict is due on and that are not deleted.
+
+        Their deadline has passed and no verdict was given yet, or their attempt runs but is not alive.
+        """
         return self._lookups.due(limit)
 
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:
@@ -151,6 +260,10 @@ class Store:
         :param marker: only attempts with a lower number
         """
         return self._lookups.attempts(key, limit, marker)
+
+    def attempt(self, key: int, number: int) -> AttemptRow | None:
+        """One attempt of one image; ``None`` when it is not (or no longer) known."""
+        return self._lookups.attempt(key, number)
 
     def close(self) -> None:
         """Close the idle connections of this process. A later call opens new ones."""

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Double, create_engine, event, 
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
+from imgguard.attempts import Claim, ErrorState, Failure, Kind, NewAttempt, Running, State
 from imgguard.store import Store
 from imgguard.store.engine import Database
 
@@ -28,6 +28,12 @@ UPLOAD = NewAttempt(Kind.UPLOAD, guarded=True, request_id='req-1', user_id='user
                     host='host', worker='worker', bytes_expected=10)
 UNGUARDED = replace(UPLOAD, guarded=False)
 CUT = Failure('client_disconnected', 'The connection was lost.')
+RUNNING = Running(1, guarded=True, alive=True, since=0.0, kind=Kind.UPLOAD, host='host', worker='worker', task_id=None,
+                  silent_for=0.0)
+VERDICT = ErrorState(1, 'client_disconnected', 'The connection was lost.', at=0.0, request_id='req-1', bytes_received=7,
+                     kind=Kind.UPLOAD, user_id='user', project_id='project', host='host', worker='worker',
+                     silent_for=0.0, ended=True)
+SILENCE = LEASE + SKEW
 CREATED = '2026-11-22T22:19:29Z'
 
 _counter = itertools.count()
@@ -102,6 +108,7 @@ def url(upgraded_url: str) -> str:
     def empty(connection: Connection) -> None:
         connection.exec_driver_sql('DELETE FROM imgguard_attempts')
         connection.exec_driver_sql('DELETE FROM imgguard_images')
+        connection.exec_driver_sql('DELETE FROM imgguard_workers')
 
     database.write(empty)
     database.close()
@@ -155,3 +162,17 @@ def failed(store: Store, image_id: str = 'image', failure: Failure = CUT, create
     claim = begun(store, image_id, created_at=created_at)
     assert store.finish(claim, State.FAILED, failure, shown=True, http_status=400, bytes_received=7)
     return claim
+
+
+def elapse(store: Store, hands: Hands, seconds: float) -> None:
+    """Time passes while another worker lives on and reaches the store: whoever is silent now is dead."""
+    end = hands.seconds + seconds
+    while hands.seconds + LEASE / 3 <= end:
+        hands.seconds += LEASE / 3
+        store.renew('another', 'elsewhere', {})
+    hands.seconds = end
+
+
+def error_of(store: Store, image_id: str = 'image') -> ErrorState | None:
+    """The verdict the image shows."""
+    return store.records([image_id])[image_id, CREATED].error

@@ -4,12 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from imgguard.attempts import Busy, Claim, ErrorState, Failure, Kind, Running, State
+from imgguard.attempts import Busy, Claim, Failure, Kind, State
 from imgguard.codes import default_text
 from imgguard.store import AttemptRow, Store
-from tests.store.conftest import CREATED, CUT, LEASE, SKEW, UNGUARDED, UPLOAD, Hands, begun, failed
+from tests.store.conftest import (
+    CREATED,
+    CUT,
+    RUNNING,
+    SILENCE,
+    UNGUARDED,
+    UPLOAD,
+    VERDICT,
+    Hands,
+    begun,
+    elapse,
+    failed,
+)
 
-SILENCE = LEASE + SKEW
+LOST = replace(VERDICT, code='worker_lost', text=default_text('worker_lost'), bytes_received=0, ended=False)
 
 
 def test_an_image_nobody_knew_gets_a_row(store: Store, hands: Hands) -> None:
@@ -17,14 +29,14 @@ def test_an_image_nobody_knew_gets_a_row(store: Store, hands: Hands) -> None:
     assert (claim.number, claim.error) == (1, None)
     record = store.records(['image'])['image', CREATED]
     assert (record.key, record.owner, record.keep, record.attempts) == (claim.key, 'owner', None, 1)
-    assert record.running == Running(1, guarded=True, alive=True, since=hands.seconds)
+    assert record.running == replace(RUNNING, since=hands.seconds)
 
 
 def test_one_at_a_time(store: Store, hands: Hands) -> None:
     begun(store)
     hands.seconds += 10
     assert store.begin('image', CREATED, 'owner', UPLOAD) == Busy(
-        Running(1, guarded=True, alive=True, since=hands.seconds - 10))
+        replace(RUNNING, since=hands.seconds - 10, silent_for=10.0))
     record = store.records(['image'])['image', CREATED]
     assert record.attempts == 1
     assert [attempt.number for attempt in store.attempts(record.key, 10)] == [1]
@@ -58,17 +70,18 @@ def test_the_history_has_everything(store: Store, hands: Hands) -> None:
     start = hands.seconds
     claim = begun(store)
     hands.seconds += 1
-    store.renew({(claim.key, 1): 5})
+    store.renew('worker', 'host', {(claim.key, 1): 5})
     hands.seconds += 1
     store.finish(claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
     assert store.attempts(claim.key, 10) == [AttemptRow(
         number=1, kind=Kind.UPLOAD, state=State.FAILED, guarded=True, code=CUT.code, message=CUT.text,
         http_status=400, request_id='req-1', started_at=start, updated_at=start + 2, finished_at=start + 2,
-        bytes_received=7, bytes_expected=10, user_id='user', project_id='project', host='host', worker='worker')]
+        bytes_received=7, bytes_expected=10, user_id='user', project_id='project', host='host', worker='worker',
+        task_id=None)]
 
 
 def test_a_shown_failure_becomes_the_verdict(store: Store, hands: Hands) -> None:
-    verdict = ErrorState(1, CUT.code, CUT.text, hands.seconds, 'req-1', 7)
+    verdict = replace(VERDICT, at=hands.seconds)
     failed(store)
     record = store.records(['image'])['image', CREATED]
     assert (record.error, record.running) == (verdict, None)
@@ -113,7 +126,7 @@ def test_an_attempt_that_was_none_is_taken_back(store: Store) -> None:
     failed(store)
     before = store.records(['image'])['image', CREATED]
     store.withdraw(begun(store))
-    assert store.records(['image'])['image', CREATED] == before
+    assert store.records(['image'])['image', CREATED] == replace(before, last_number=2)
     assert [attempt.number for attempt in store.attempts(before.key, 10)] == [1]
     assert begun(store).number == 3, 'a number is never given twice'
 
@@ -138,7 +151,9 @@ def test_a_deadline_that_passes_is_a_verdict_and_no_attempt(store: Store, hands:
     assert store.give_up(waiting.key, never)
     assert not store.give_up(waiting.key, never), 'once is enough'
     given_up = store.records(['image'])['image', CREATED]
-    assert given_up.error == ErrorState(1, 'never_arrived', 'The data never came.', hands.seconds, None, 0)
+    assert given_up.error == replace(
+        VERDICT, code='never_arrived', text='The data never came.', at=hands.seconds, request_id=None, bytes_received=0,
+        kind=Kind.DECLARE, user_id=None, project_id=None, host='', worker='')
     assert given_up.attempts == 0
     assert [(attempt.kind, attempt.state) for attempt in store.attempts(waiting.key, 10)] == [
         (Kind.DECLARE, State.FAILED)]
@@ -187,16 +202,17 @@ def test_an_image_that_is_being_uploaded_or_failed_is_not_given_up(store: Store,
 
 def test_silence_beyond_lease_and_skew_is_the_end(store: Store, hands: Hands) -> None:
     claim = begun(store)
-    hands.seconds += SILENCE
+    elapse(store, hands, SILENCE)
     assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Busy)
     assert not store.lose(claim.key, 1)
     hands.seconds += 0.25
     running = store.records(['image'])['image', CREATED].running
-    assert running == Running(1, guarded=True, alive=False, since=hands.seconds - SILENCE - 0.25)
+    assert running == replace(
+        RUNNING, alive=False, since=hands.seconds - SILENCE - 0.25, silent_for=SILENCE + 0.25)
     again = store.begin('image', CREATED, 'owner', UPLOAD)
     assert isinstance(again, Claim)
     assert again.number == 2
-    assert again.error == ErrorState(1, 'worker_lost', default_text('worker_lost'), hands.seconds, 'req-1', 0)
+    assert again.error == replace(LOST, at=hands.seconds, silent_for=SILENCE + 0.25)
     lost = store.attempts(claim.key, 10)[1]
     assert (lost.state, lost.code, lost.message, lost.finished_at) == (
         State.LOST, 'worker_lost', default_text('worker_lost'), hands.seconds)
@@ -204,7 +220,7 @@ def test_silence_beyond_lease_and_skew_is_the_end(store: Store, hands: Hands) ->
 
 def test_a_lost_unguarded_attempt_shows_nothing(store: Store, hands: Hands) -> None:
     claim = begun(store, new=UNGUARDED)
-    hands.seconds += SILENCE + 1
+    elapse(store, hands, SILENCE + 1)
     assert begun(store).error is None
     assert store.attempts(claim.key, 10)[1].state is State.LOST
 
@@ -212,7 +228,7 @@ def test_a_lost_unguarded_attempt_shows_nothing(store: Store, hands: Hands) -> N
 def test_a_lost_unguarded_attempt_leaves_the_verdict_before_it(store: Store, hands: Hands) -> None:
     failed(store)
     claim = begun(store, new=UNGUARDED)
-    hands.seconds += SILENCE + 1
+    elapse(store, hands, SILENCE + 1)
     assert store.lose(claim.key, claim.number)
     error = store.records(['image'])['image', CREATED].error
     assert error is not None and error.number == 1
@@ -220,18 +236,18 @@ def test_a_lost_unguarded_attempt_leaves_the_verdict_before_it(store: Store, han
 
 def test_lose_writes_the_verdict_once(store: Store, hands: Hands) -> None:
     claim = begun(store)
-    store.renew({(claim.key, 1): 5})
-    hands.seconds += SILENCE + 1
+    store.renew('worker', 'host', {(claim.key, 1): 5})
+    elapse(store, hands, SILENCE + 1)
     assert store.lose(claim.key, 1)
     assert not store.lose(claim.key, 1)
     record = store.records(['image'])['image', CREATED]
     assert record.running is None
-    assert record.error == ErrorState(1, 'worker_lost', default_text('worker_lost'), hands.seconds, 'req-1', 5)
+    assert record.error == replace(LOST, at=hands.seconds, bytes_received=5, silent_for=SILENCE + 1)
 
 
 def test_lose_takes_only_the_attempt_it_names(store: Store, hands: Hands) -> None:
     claim = begun(store)
-    hands.seconds += SILENCE + 1
+    elapse(store, hands, SILENCE + 1)
     assert not store.lose(claim.key, 2)
     assert not store.lose(claim.key + 1000, 1)
     assert store.records(['image'])['image', CREATED].running is not None
@@ -241,26 +257,21 @@ def test_a_sign_of_life_keeps_the_claim(store: Store, hands: Hands) -> None:
     claim = begun(store)
     other = begun(store, 'other')
     for received in (10, 20):
-        hands.seconds += SILENCE
-        assert store.renew({(claim.key, 1): received}) == {(claim.key, 1)}
+        elapse(store, hands, SILENCE)
+        assert store.renew('worker', 'host', {(claim.key, 1): received}) == {(claim.key, 1)}
     hands.seconds += 1
     assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Busy)
     attempt = store.attempts(claim.key, 1)[0]
     assert (attempt.bytes_received, attempt.updated_at) == (20, hands.seconds - 1)
     assert begun(store, 'other').number == 2, 'nobody renewed this one'
-    assert store.renew({(claim.key, 1): 30, (other.key, 1): 1, (10 ** 6, 1): 1}) == {(claim.key, 1)}
+    assert store.renew('worker', 'host', {(claim.key, 1): 30, (other.key, 1): 1, (10 ** 6, 1): 1}) == {(claim.key, 1)}
     assert [row.bytes_received for row in store.attempts(other.key, 10)] == [0, 0]
-
-
-def test_renewing_nothing_asks_nothing(store: Store, statements: list[tuple[str, object, str]]) -> None:
-    assert store.renew({}) == set()
-    assert not statements
 
 
 @pytest.mark.parametrize('state', [State.SUCCEEDED, State.FAILED])
 def test_who_lost_the_claim_changes_nothing(store: Store, hands: Hands, state: State) -> None:
     late = begun(store)
-    hands.seconds += SILENCE + 1
+    elapse(store, hands, SILENCE + 1)
     holder = begun(store)
     before = store.records(['image'])
     history = store.attempts(late.key, 10)

@@ -129,14 +129,14 @@ def test_a_forked_process_has_its_own_connections(backend: str, url: str) -> Non
     if not process:
         code = 1
         try:
-            same = store.renew({(claim.key, claim.number): 1}) == {(claim.key, claim.number)}
+            same = store.renew('worker', 'host', {(claim.key, claim.number): 1}) == {(claim.key, claim.number)}
             code = 0 if same and begun(store, 'of the child').number == 1 else 2
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-    assert store.renew({(claim.key, claim.number): 2}) == {(claim.key, claim.number)}
+    assert store.renew('worker', 'host', {(claim.key, claim.number): 2}) == {(claim.key, claim.number)}
     assert begun(store, 'of the parent').number == 1
     store.close()
 

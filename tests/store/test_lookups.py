@@ -1,15 +1,17 @@
 """What is known: pages of images, images in error, histories, and what was asked for an image."""
 
 import time
+from functools import partial
 from typing import Any
 
-from sqlalchemy import insert, select
+import pytest
+from sqlalchemy import Connection, Table, insert, select
 
 from imgguard.attempts import Failure
 from imgguard.store import Store
 from imgguard.store.clock import utc_now
 from imgguard.store.engine import Database
-from imgguard.store.models import images
+from imgguard.store.models import attempts, images, workers
 from tests.store.conftest import CREATED, LEASE, Hands, begun, failed
 
 
@@ -121,6 +123,46 @@ def test_time_is_utc_and_finer_than_a_second(url: str, backend: str) -> None:
     database.close()
 
 
+def test_everything_that_had_an_id_is_found(store: Store) -> None:
+    """Also what Glance has deleted; the one created last stands at the end."""
+    failed(store, 'image', created_at='2026-12-01T00:00:00Z')
+    failed(store, 'image')
+    failed(store, 'other')
+    store.deleted('image', CREATED)
+    assert [(known.created_at, known.deleted) for known in store.find('image')] == [
+        (CREATED, True), ('2026-12-01T00:00:00Z', False)]
+    assert store.find('nobody') == []
+
+
+def test_one_attempt_of_the_history(store: Store) -> None:
+    key = failed(store).key
+    failed(store)
+    assert store.attempt(key, 1) == store.attempts(key, 10)[1]
+    assert store.attempt(key, 3) is None
+    assert store.attempt(key + 1000, 1) is None
+
+
+def test_the_task_of_an_import_is_noted_with_its_attempt(store: Store) -> None:
+    claim = begun(store)
+    store.set_task(claim, 'task')
+    running = store.records(['image'])['image', CREATED].running
+    attempt = store.attempt(claim.key, claim.number)
+    assert (running and running.task_id, attempt and attempt.task_id) == ('task', 'task')
+
+
+def test_all_failures_and_all_that_run_in_pages(store: Store) -> None:
+    keys = [failed(store, f'failed-{number}').key for number in range(5)]
+    running = [begun(store, f'running-{number}').key for number in range(3)]
+    store.deleted('failed-1', CREATED)
+    store.deleted('running-1', CREATED)
+    assert [known.key for known in store.failures(2)] == [keys[0], keys[2]]
+    assert [known.key for known in store.failures(2, after_key=keys[2])] == keys[3:]
+    assert [known.key for known in store.running(2)] == running[:2]
+    assert [known.key for known in store.running(2, after_key=running[1])] == running[2:]
+    known, = store.failures(1, after_key=keys[3])
+    assert known == store.records(['failed-4'])['failed-4', CREATED]
+
+
 INDEXES = {'sqlite': ('sqlite_autoindex_imgguard_images_1', 'sqlite_autoindex_imgguard_attempts_1'),
            'postgresql': ('imgguard_images_image_id_created_at', 'imgguard_attempts_pkey'),
            'mariadb': ('imgguard_images_image_id_created_at', 'PRIMARY')}
@@ -132,25 +174,65 @@ def _plan(database: Database, statement: str, parameters: Any) -> str:
     return '\n'.join(str(tuple(row)) for row in rows)
 
 
-def test_look_ups_go_by_an_index(store: Store, database: Database, statements: list[tuple[str, object, str]]) -> None:
-    verdicts = [{'image_id': f'filler-{number}', 'created_at': CREATED, 'attempts': 1, 'last_number': 1,
-                 'error_number': 1, 'error_code': 'bad_request', 'error_at': float(number)} for number in range(3000)]
-    kept = [{'image_id': f'kept-{number}', 'created_at': CREATED, 'attempts': 1, 'last_number': 1,
-             'give_up_at': float(number) if number % 100 == 0 else None} for number in range(3000)]
-    database.write(lambda connection: connection.execute(insert(images), verdicts))
-    database.write(lambda connection: connection.execute(insert(images), kept))
+FILLERS = 3000
+
+
+def _fill(database: Database, first: int) -> None:
+    """As many images in error as others; of these some with a deadline or a running attempt.
+
+    :param first: the first key to use
+    """
+    history = [{'image_key': key, 'number': 1, 'kind': 'upload', 'state': 'failed', 'guarded': True,
+                'started_at': 0.0, 'updated_at': 0.0, 'bytes_received': 0, 'host': 'host', 'worker': 'worker'}
+               for key in range(first, first + 3 * FILLERS, 3)]
+    rows: list[dict[str, Any]] = []
+    for number in range(FILLERS):
+        row = {'created_at': CREATED, 'attempts': 1, 'last_number': 1}
+        ago = float(1_700_000_000 + number)
+        blank = dict.fromkeys(['error_number', 'error_code', 'error_at', 'give_up_at', 'running_number', 'running_at'])
+        rows += [
+            {**row, **blank, 'image_id': f'filler-{number}', 'key': first + 3 * number,
+             'error_number': 1, 'error_code': 'bad_request', 'error_at': ago},
+            {**row, **blank, 'image_id': f'kept-{number}', 'key': first + 3 * number + 1,
+             'give_up_at': ago * 2 if number % 100 == 0 else None},
+            {**row, **blank, 'image_id': f'runs-{number}', 'key': first + 3 * number + 2,
+             'running_number': 1 if number % 100 == 0 else None, 'running_at': ago * 2 if number % 100 == 0 else None}]
+    signs = [{'worker': f'worker-{number}', 'host': 'host', 'since': 0.0, 'seen_at': float(number)}
+             for number in range(300)]
+    for table, filled in ((images, rows), (attempts, history), (workers, signs)):
+        database.write(partial(_insert, table, filled))
+    database.read(lambda connection: connection.exec_driver_sql(
+        'ANALYZE' if database.backend != 'mariadb' else
+        'ANALYZE TABLE imgguard_images, imgguard_attempts, imgguard_workers').close())
+
+
+def _insert(table: Table, rows: list[dict[str, Any]], connection: Connection) -> None:
+    connection.execute(insert(table), rows)
+
+
+@pytest.mark.parametrize('own_time', [False, True])
+def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own_time: bool,
+                                 statements: list[tuple[str, object, str]]) -> None:
+    """With the time of the database too, which changes while PostgreSQL looks."""
+    store = Store(url, LEASE, clock=None if own_time else hands)
     for _ in range(30):
         key = failed(store).key
-    database.read(lambda connection: connection.exec_driver_sql(
-        'ANALYZE' if database.backend != 'mariadb' else 'ANALYZE TABLE imgguard_images, imgguard_attempts').close())
+    _fill(database, key + 1)
     by_name, by_key = INDEXES[database.backend]
-    for ask, index in ((lambda: store.records(['filler-1', 'filler-2']), by_name),
-                       (lambda: store.candidates(3), 'imgguard_images_error_at'),
-                       (lambda: store.candidates(3, 'client_disconnected'), 'imgguard_images_error_code_error_at'),
-                       (lambda: store.due(3), 'imgguard_images_give_up_at'),
-                       (lambda: store.attempts(key, 3), by_key)):
+    for ask, indexes in ((lambda: store.records(['filler-1', 'filler-2']), (by_name, by_key)),
+                         (lambda: store.find('filler-1'), (by_name, by_key)),
+                         (lambda: store.candidates(3), ('imgguard_images_error_at',)),
+                         (lambda: store.candidates(3, 'client_disconnected'), ('imgguard_images_error_code_error_at',)),
+                         (lambda: store.due(3), ('imgguard_images_give_up_at',
+                                                 'imgguard_images_running_at', 'imgguard_workers_seen_at')),
+                         (lambda: store.attempt(key, 3), (by_key,)),
+                         (lambda: store.attempts(key, 3), (by_key,))):
         statements.clear()
         ask()
-        plan = _plan(database, *statements[0][:2])
-        assert index in plan, plan
+        plan = '\n'.join(_plan(database, *statement[:2]) for statement in list(statements))
+        assert all(index in plan for index in indexes), plan
+        if database.backend == 'postgresql':
+            assert plan.count('Index Cond') >= len(indexes) - ('imgguard_workers_seen_at' in indexes) - (
+                indexes[0] == 'imgguard_images_error_at'), plan
         assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan')), plan
+    store.close()

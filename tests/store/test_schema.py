@@ -47,7 +47,7 @@ def test_twice_does_nothing(new_database: Callable[[], str], statements: list[tu
     statements.clear()
     store.upgrade()
     assert not [text for text, _, _ in statements if text.lstrip().startswith(('CREATE', 'INSERT', 'BEGIN'))]
-    assert store.renew({(claim.key, claim.number): 1})
+    assert store.renew('worker', 'host', {(claim.key, claim.number): 1})
     store.close()
 
 
@@ -67,7 +67,7 @@ def test_the_models_name_the_same_collations(database: Database, new_database: C
 
     def columns(connection: Connection) -> list[str]:
         return [str(column['type']) + str(getattr(column['type'], 'collation', None))
-                for table in ('imgguard_images', 'imgguard_attempts')
+                for table in ('imgguard_images', 'imgguard_attempts', 'imgguard_workers')
                 for column in inspect(connection).get_columns(table)]
 
     assert from_models.read(columns) == database.read(columns)

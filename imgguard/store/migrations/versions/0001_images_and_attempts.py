@@ -1,4 +1,4 @@
-"""The tables of images and attempts.
+"""The tables of images, attempts and workers.
 
 The columns are spelled out, not imported: a migration stays as it was released.
 """
@@ -32,6 +32,9 @@ def upgrade() -> None:
         name = '_'.join(['imgguard_images', *columns])
         sa.Index(name, *(images.c[column] for column in columns)).create(bind, checkfirst=True)
     attempts.create(bind, checkfirst=True)
+    workers = _workers(metadata)
+    workers.create(bind, checkfirst=True)
+    sa.Index('imgguard_workers_seen_at', workers.c.seen_at).create(bind, checkfirst=True)
 
 
 def downgrade() -> None:
@@ -63,6 +66,11 @@ def _images(metadata: sa.MetaData) -> sa.Table:
         sa.Column('error_at', sa.Double()),
         sa.Column('error_request_id', sa.String(255)),
         sa.Column('error_bytes', sa.BigInteger()),
+        sa.Column('deleted_at', sa.Double()),
+        sa.Column('cleared_number', sa.Integer(), nullable=False),
+        sa.Column('clearing_number', sa.Integer(), nullable=False),
+        sa.Column('clearing_by', sa.String(255)),
+        sa.Column('clearing_at', sa.Double()),
         sa.UniqueConstraint('image_id', 'created_at', name='imgguard_images_image_id_created_at'),
         sqlite_autoincrement=True, **_MARIADB)
 
@@ -89,4 +97,15 @@ def _attempts(metadata: sa.MetaData) -> sa.Table:
         sa.Column('project_id', sa.String(255)),
         sa.Column('host', sa.String(255), nullable=False),
         sa.Column('worker', sa.String(255), nullable=False),
+        sa.Column('task_id', sa.String(36)),
+        **_MARIADB)
+
+
+def _workers(metadata: sa.MetaData) -> sa.Table:
+    return sa.Table(
+        'imgguard_workers', metadata,
+        sa.Column('worker', sa.String(255), primary_key=True),
+        sa.Column('host', sa.String(255), nullable=False),
+        sa.Column('since', sa.Double(), nullable=False),
+        sa.Column('seen_at', sa.Double(), nullable=False),
         **_MARIADB)

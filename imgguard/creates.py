@@ -1,4 +1,4 @@
-"""Requests that write an image's metadata: create and update."""
+"""``POST /v2/images``: what is asked for an image when it is created."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from imgguard import asking, names
 from imgguard.api import v2
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller, Forbidden, GlanceImages
+from imgguard.images import Caller
 from imgguard.operations import Operation
 from imgguard.presenter import Presenter
 from imgguard.settings import Settings
@@ -26,21 +26,19 @@ _NOT_STORED: Final = ('The request to keep this image if it fails cannot be stor
                       'later.')
 
 
-class Metadata:
-    """Handles create and update for one filter."""
+class Creates:
+    """Handles create for one filter."""
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 presenter: Presenter, images: GlanceImages) -> None:
+                 presenter: Presenter) -> None:
         self._application = application
         self._settings = settings
         self._store = store
         self._guard = guard
         self._presenter = presenter
-        self._images = images
 
-    def create(self, environ: Environ, start_response: StartResponse, operation: Operation,
-               by: Caller) -> Iterable[bytes]:
-        """Let Glance create the image, and remember what was asked for it."""
+    def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
+                 by: Caller) -> Iterable[bytes]:
         try:
             asked = asking.keep(environ)
             give_up_after = asking.give_up_after(environ)
@@ -74,39 +72,3 @@ class Metadata:
             kept = names.KEPT_UNAVAILABLE
         if keep:
             answer.headers.append((names.KEPT_HEADER, kept))
-
-    def update(self, environ: Environ, start_response: StartResponse, operation: Operation,
-               by: Caller) -> Iterable[bytes]:
-        """Let Glance update the image; moves its deadline where the header says so."""
-        try:
-            give_up_after = asking.give_up_after(environ)
-        except asking.BadRequest as error:
-            return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
-        environ, body = asking.document(environ)
-        if body is not None and asking.mentions_property(body) and _is_patch(environ) and v2.writes(
-                body, names.KEEP_PROPERTY):
-            # As glance/api/v2/images.py, RequestDeserializer, answers writes to its own reserved names.
-            return webob.exc.HTTPForbidden(
-                explanation=f"Attribute '{names.KEEP_PROPERTY}' is reserved.")(environ, start_response)
-        answer = Captured(self._application, environ)
-        if answer.status == 200 and answer.is_json():
-            if give_up_after is not None:
-                self._move_deadline(operation.image_id, by, give_up_after)
-            self._presenter.present(answer, by)
-        return answer.send(start_response)
-
-    def _move_deadline(self, image_id: str, by: Caller, give_up_after: int) -> None:
-        try:
-            # An empty update is answered 200 to whoever may see the image.
-            image = self._images.for_update(by, image_id)
-            if image.status in v2.WAITING_STATUSES:
-                self._store.remember(image.image_id, image.created_at, image.owner, None, give_up_after)
-        except Forbidden:
-            LOG.info('image %s: its deadline is not moved for one who may not modify it', image_id)
-        except StoreUnavailable as error:
-            LOG.error('image %s: its deadline could not be moved: %s', image_id, error)
-
-
-def _is_patch(environ: Environ) -> bool:
-    # Glance answers any other media type with 415, before it looks into the document.
-    return str(environ.get('CONTENT_TYPE') or '').partition(';')[0] in v2.PATCH_MEDIA_TYPES

@@ -1,0 +1,179 @@
+"""The way in of every request that brings data into an image: asked? known? allowed? then the claim.
+
+The order matters. Nothing is claimed or told before Glance's own policy let the caller do it, and the
+claim is committed before Glance is called.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import webob.exc
+
+from imgguard import asking, names
+from imgguard.attempts import Busy, Claim, ImageRecord, Kind
+from imgguard.errors import StoreUnavailable
+from imgguard.guard import CannotGuard, Guard
+from imgguard.images import Caller, Forbidden, Image
+from imgguard.operations import spellings
+from imgguard.recovery import NotYet, Recovery
+from imgguard.requeue import CannotRequeue
+from imgguard.settings import Settings
+from imgguard.store import Store
+from imgguard.wsgi import Application, Captured, Environ, StartResponse
+
+LOG: Final = logging.getLogger(__name__)
+
+_WITHOUT_DATA: Final = frozenset({'queued', 'saving', 'uploading', 'importing'})
+
+_NOUNS: Final = {Kind.UPLOAD: 'upload', Kind.STAGE: 'staging', Kind.IMPORT: 'import', Kind.COPY: 'copy',
+                 Kind.LOCATION: 'import from a location', Kind.DECLARE: 'declaration'}
+_BUSY: Final = ('Another {noun} to this image is under way. Wait until it has ended: the image then is active, or it '
+                'shows an error and can be uploaded again.')
+_CLEARING: Final = ('What an earlier attempt left of this image is being cleared away. Try again in some seconds.')
+_FENCED: Final = ('The worker of an earlier attempt was lost, but it may still wake up and write to this image. A new '
+                  'attempt works from {at} on, or once an operator has made sure that the worker is dead.')
+_NOT_STORED: Final = ('This image cannot be kept if its {noun} fails, for the guard cannot store that now. The {noun} '
+                      'was not begun; try again later.')
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An image, and a caller who may bring data into it.
+
+    :param record: what is known of the image
+    :param guarded: whether a failure is to put it in error
+    """
+
+    image: Image
+    record: ImageRecord | None
+    guarded: bool
+
+
+class Admission:
+    """The way in for one filter. What is no :class:`Admitted` or claim is the answer to the request."""
+
+    def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
+                 recovery: Recovery) -> None:
+        self._application = application
+        self._settings = settings
+        self._store = store
+        self._guard = guard
+        self._recovery = recovery
+
+    def admit(self, environ: Environ, start_response: StartResponse, image_id: str, kind: Kind,
+              allowed: Callable[[], Image], refuse: Callable[[], bool] = bool) -> Admitted | Iterable[bytes]:
+        """Find out whether this request is to be recorded, and whether its caller may do what it wants.
+
+        :param image_id: as the path spells it
+        :param allowed: asks Glance's policy; raises :class:`Forbidden`
+        :param refuse: whether a caller who may not, of an image the guard knows, is refused here and not by Glance
+        """
+        try:
+            asked = asking.keep(environ)
+        except asking.BadRequest as error:
+            return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
+        records, outage = self._known(image_id)
+        if not records and not asked and (asked is False or self._settings.keep_default == 'never'):
+            if outage is not None:
+                LOG.error('%s is not recorded: %s', _a(_NOUNS[kind]), outage)
+            return self._application(environ, start_response)
+        try:
+            image = allowed()
+        except Forbidden as refusal:
+            if records and refuse():
+                answer: Iterable[bytes] = refusal.answer(environ, start_response)
+                return answer
+            return self._application(environ, start_response)
+        except Exception as error:
+            # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
+            LOG.exception('cannot ask Glance about an image')
+            return self._unguarded(error, bool(asked), kind, environ, start_response)
+        record = records.get((image.image_id, image.created_at))
+        if record is not None:
+            try:
+                record, image = self._recovered(record, image, kind, allowed)
+            except (NotYet, CannotRequeue) as error:
+                return _not_yet(error)(environ, start_response)
+            except StoreUnavailable as error:
+                outage = error
+        guarded = self._guard.keeps(asked, record, image.image_type)
+        if outage is not None:
+            return self._unguarded(outage, guarded, kind, environ, start_response)
+        if not guarded and record is None:
+            return self._application(environ, start_response)
+        if record is not None and record.running is not None and record.running.alive:
+            return self._busy(Busy(record.running), environ, start_response)
+        return Admitted(image, record, guarded)
+
+    def _recovered(self, record: ImageRecord, image: Image, kind: Kind,
+                   allowed: Callable[[], Image]) -> tuple[ImageRecord, Image]:
+        """The image when what an attempt before this one left of it is out of the way."""
+        if image.status not in _WITHOUT_DATA:
+            return record, image
+        if self._recovery.settle(record, image.status):
+            record = self._store.records([image.image_id])[image.image_id, image.created_at]
+        staged = kind is Kind.IMPORT and image.status == 'uploading'
+        if record.error is None or staged or record.last_number <= record.cleared_number:
+            return record, image
+        if record.running is None:
+            self._recovery.clear(record)
+            image = allowed()
+        return record, image
+
+    def claim(self, environ: Environ, start_response: StartResponse, admitted: Admitted, by: Caller, kind: Kind,
+              expected: int | None = None) -> Claim | Iterable[bytes]:
+        """Claim the image for this request; committed when it returns.
+
+        :param expected: how many bytes the client announced
+        """
+        try:
+            claim = self._guard.begin(admitted.image, by, admitted.guarded, expected, kind)
+        except (CannotGuard, StoreUnavailable) as error:
+            return self._unguarded(error, admitted.guarded, kind, environ, start_response)
+        if isinstance(claim, Busy):
+            return self._busy(claim, environ, start_response)
+        return claim
+
+    def _busy(self, busy: Busy, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if busy.running is None:
+            return webob.exc.HTTPConflict(explanation=_CLEARING)(environ, start_response)
+        if not busy.running.guarded:
+            # Nobody asked for more than Glance's own answer, which is a refusal too.
+            return self._application(environ, start_response)
+        explanation = _BUSY.format(noun=_NOUNS[busy.running.kind])
+        return webob.exc.HTTPConflict(explanation=explanation)(environ, start_response)
+
+    def _known(self, image_id: str) -> tuple[Mapping[tuple[str, str], ImageRecord], StoreUnavailable | None]:
+        try:
+            return self._store.records(spellings(image_id)), None
+        except StoreUnavailable as error:
+            return {}, error
+
+    def _unguarded(self, error: Exception, asked: bool, kind: Kind, environ: Environ,
+                   start_response: StartResponse) -> Iterable[bytes]:
+        noun = _NOUNS[kind]
+        if not asked:
+            LOG.error('%s is not recorded: %s', _a(noun), error)
+            return self._application(environ, start_response)
+        if self._settings.on_store_failure == 'refuse':
+            LOG.error('%s was refused, for it cannot be guarded: %s', _a(noun), error)
+            refusal = webob.exc.HTTPInternalServerError(explanation=_NOT_STORED.format(noun=noun))
+            return refusal(environ, start_response)
+        LOG.error('%s runs unguarded: %s', _a(noun), error)
+        answer = Captured(self._application, environ)
+        answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
+        return answer.send(start_response)
+
+
+def _not_yet(error: NotYet | CannotRequeue) -> webob.exc.HTTPConflict:
+    if isinstance(error, CannotRequeue):
+        return webob.exc.HTTPConflict(explanation=str(error))
+    at = datetime.now(UTC) + timedelta(seconds=error.seconds)
+    return webob.exc.HTTPConflict(explanation=_FENCED.format(at=at.strftime('%Y-%m-%dT%H:%M:%SZ')))
+
+
+def _a(noun: str) -> str:
+    return f'an {noun}' if noun[0] in 'aeiou' else f'a {noun}'

@@ -1,0 +1,155 @@
+"""``POST /v2/images/{id}/import`` and ``POST /v2/images/{id}/locations``: data that Glance fetches itself.
+
+Glance answers 202 and goes on alone; the attempt lives until :mod:`imgguard.watch` has seen its end. A
+refusal at once is judged here. The order is that of :mod:`imgguard.uploads`.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from imgguard import asking, codes, glance_log, names, outcome, text
+from imgguard.admission import Admission, Admitted
+from imgguard.attempts import Claim, Failure, Kind
+from imgguard.errors import StoreUnavailable
+from imgguard.glance_tasks import GlanceTasks
+from imgguard.guard import Guard
+from imgguard.images import Caller, GlanceImages
+from imgguard.leases import Heartbeat
+from imgguard.operations import Action, Operation
+from imgguard.store import Store
+from imgguard.watch import Import, Watch
+from imgguard.wsgi import Application, Captured, Environ, StartResponse
+
+LOG: Final = logging.getLogger(__name__)
+
+# By method, the one status in which Glance takes it (glance/api/v2/images.py, import_image).
+_TAKEN_IN: Final = {'glance-direct': 'uploading', 'copy-image': 'active', 'web-download': 'queued',
+                    'glance-download': 'queued'}
+_QUEUED: Final = frozenset({'queued'})
+_WAITING: Final = frozenset({'queued', 'uploading'})
+
+
+class Imports:
+    """Handles imports and locations for one filter."""
+
+    def __init__(self, application: Application, admission: Admission, store: Store, guard: Guard,
+                 heartbeat: Heartbeat, images: GlanceImages, tasks: GlanceTasks, watch: Watch) -> None:
+        self._application = application
+        self._admission = admission
+        self._store = store
+        self._guard = guard
+        self._heartbeat = heartbeat
+        self._images = images
+        self._tasks = tasks
+        self._watch = watch
+
+    def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
+                 by: Caller) -> Iterable[bytes]:
+        kind, statuses = Kind.LOCATION, _QUEUED
+        if operation.action is Action.IMPORT:
+            environ, body = asking.document(environ)
+            method = _method(body)
+            kind = Kind.COPY if method == 'copy-image' else Kind.IMPORT
+            statuses = frozenset({_TAKEN_IN[method]}) if method in _TAKEN_IN else _WAITING
+        admitted = self._admission.admit(environ, start_response, operation.image_id, kind,
+                                         lambda: self._images.for_import(by, operation.image_id, kind))
+        if not isinstance(admitted, Admitted):
+            return admitted
+        if admitted.image.status not in statuses:
+            # Glance refuses it for its status and leaves the image alone.
+            return self._application(environ, start_response)
+        claim = self._admission.claim(environ, start_response, admitted, by, kind)
+        if not isinstance(claim, Claim):
+            return claim
+        return self._run(environ, start_response, by, kind, admitted, claim)
+
+    def _run(self, environ: Environ, start_response: StartResponse, by: Caller, kind: Kind, admitted: Admitted,
+             claim: Claim) -> Iterable[bytes]:
+        self._heartbeat.add(claim, int)
+        try:
+            with glance_log.reasons() as logged:
+                answer = Captured(self._application, environ)
+                explanation = answer.body()
+        except BaseException as error:
+            self._fail(admitted, claim, kind, _raised(error), None)
+            raise
+        finally:
+            self._heartbeat.remove(claim)
+        try:
+            if answer.status == 202:
+                kept = self._accepted(by, kind, admitted, claim)
+            else:
+                said = text.explanation(explanation, answer.header('Content-Type') or '')
+                kept = self._refused(admitted, claim, kind, outcome.Answer(answer.status, said, str(logged)))
+        except Exception:
+            # Whatever went wrong in the book-keeping, the client gets Glance's answer.
+            LOG.exception('image %s: attempt %d could not be followed', admitted.image.image_id, claim.number)
+            kept = names.KEPT_UNAVAILABLE
+        if admitted.guarded and kept is not None:
+            answer.headers.append((names.KEPT_HEADER, kept))
+        return answer.send(start_response)
+
+    def _accepted(self, by: Caller, kind: Kind, admitted: Admitted, claim: Claim) -> str | None:
+        # Where the data was staged on another host Glance hands the request on, and takes over the id it got there.
+        request_ids = {by.request_id, by.context.request_id}
+        started = Import(kind, admitted.image, claim, admitted.guarded, None, request_ids)
+        try:
+            started.task_id = self._tasks.find(admitted.image.image_id, request_ids)
+            if started.task_id is None and kind is Kind.COPY:
+                # glance/api/v2/images.py, import_image: all stores have it already.
+                return self._stored(lambda: self._guard.succeeded(claim, 202, 0), names.KEPT_GUARDED)
+            if started.task_id is not None:
+                self._store.set_task(claim, started.task_id)
+        except Exception:
+            # The watch asks again, and so does whoever settles the attempt after this process.
+            LOG.exception('image %s: the task of attempt %d is not noted', admitted.image.image_id, claim.number)
+        self._watch.add(started)
+        return names.KEPT_GUARDED
+
+    def _refused(self, admitted: Admitted, claim: Claim, kind: Kind, answer: outcome.Answer) -> str | None:
+        result = outcome.classify(answer)
+        if result.verdict is outcome.Verdict.FAILED and result.failure is not None:
+            failure = _broke(answer, result.failure.code) if answer.status >= 500 else result.failure
+            return self._fail(admitted, claim, kind, failure, answer.status)
+        return self._stored(lambda: self._guard.withdraw(claim), names.KEPT_ERROR if claim.error else None)
+
+    def _fail(self, admitted: Admitted, claim: Claim, kind: Kind, failure: Failure, status: int | None) -> str | None:
+        shown = admitted.guarded and kind is not Kind.COPY
+        return self._stored(lambda: self._guard.failed(admitted.image, claim, failure, status, 0, shown),
+                            names.KEPT_ERROR if shown else None)
+
+    def _stored(self, change: Callable[[], object], kept: str | None) -> str | None:
+        try:
+            change()
+        except StoreUnavailable as error:
+            LOG.error('the end of an import could not be stored: %s', error)
+            self._heartbeat.finish_later('the end of an import', change)
+            return names.KEPT_UNAVAILABLE
+        return kept
+
+
+def _method(body: bytes | None) -> str | None:
+    try:
+        document = json.loads(body or b'')
+    except (ValueError, RecursionError):
+        return None
+    method = document.get('method') if isinstance(document, dict) else None
+    name = method.get('name') if isinstance(method, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _raised(error: BaseException) -> Failure:
+    if not isinstance(error, Exception):
+        return Failure(codes.WORKER_LOST, 'The process was stopped before the import began.')
+    answer = outcome.Answer(500, '', text.reason(str(error)))
+    return _broke(answer, outcome.unexplained(answer).code)
+
+
+def _broke(answer: outcome.Answer, code: str) -> Failure:
+    if answer.status in (502, 504):
+        # glance/api/v2/images.py, _proxy_request_to_host: the host that has the staged data does not answer.
+        return Failure(codes.STORAGE_UNAVAILABLE, answer.explanation or codes.default_text(codes.STORAGE_UNAVAILABLE))
+    said = f' Glance logged: {answer.reason}' if answer.reason else ''
+    return Failure(code, text.one_line(f'Glance failed with status {answer.status} before the import began.{said}'))

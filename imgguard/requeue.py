@@ -1,0 +1,248 @@
+"""Putting an image that Glance holds dead back to a clean ``queued``, in Glance's own process.
+
+What each failure leaves is told in the manual, case by case: a status nobody will ever change, an
+import lock, rejected or partial data, size and checksum of it, staged data, a dead worker's name. All
+of it goes through Glance's database layer and store library. Who may clear, and when it is safe to,
+is the caller's: this module knows nothing of attempts and of the guard's store.
+
+The order is what keeps others' data safe. A file is deleted by its name, and the next upload to the
+same image writes a file of that very name. So the image is first *held*: brought by compare-and-set
+into a status from which neither the dead worker, should it wake up, nor any new request can go on.
+Only then is anything deleted, and only the last step makes it ``queued``. Whoever dies in between leaves
+an image that is dead as before, and the next to clear it begins anew.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Final
+
+from imgguard import glance_stores
+from imgguard.errors import ImgguardError
+from imgguard.glance_stores import Undeletable
+
+LOG: Final = logging.getLogger(__name__)
+
+_LOCK: Final = 'os_glance_import_task'
+_IMPORTING: Final = 'os_glance_importing_to_stores'
+#: Imports and stages that are sent to a worker that is gone never come back (glance/api/v2/images.py, PROXYABLE_HOSTS).
+_HOSTS: Final = ('os_glance_stage_host', 'os_glance_hash_op_host')
+_LEFT_OVER: Final = (_IMPORTING, 'os_glance_failed_import', *_HOSTS)
+_OF_DATA: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
+_HANGING: Final = frozenset({'saving', 'uploading', 'importing'})
+#: An upload goes on from ``saving`` only, a stage from ``uploading``, an import from ``importing``. No request
+#: begins from ``saving`` or ``importing``, and an import goes on only while it has its lock.
+_HELD: Final = {'queued': 'importing', 'saving': 'importing', 'uploading': 'importing', 'importing': 'saving'}
+
+
+class CannotRequeue(ImgguardError):
+    """The image cannot be put back to ``queued``; the text says why, in a sentence for users and operators."""
+
+
+class Overtaken(CannotRequeue):
+    """Somebody else has changed the image or cleared it meanwhile; another look at it tells what to do."""
+
+
+class Requeue:
+    """Puts images back to ``queued``; one instance serves all threads of a process."""
+
+    def needed(self, image_id: str) -> bool:
+        """Whether something stands in the way of a new attempt, or data of a dead one is still there.
+
+        True for every image in ``saving``, ``uploading`` or ``importing``, also while an attempt is alive
+        and when staged data waits soundly for its import: that is the caller's to know. False for an image
+        that has data, is deleted or unknown.
+
+        :raises CannotRequeue: Glance's database, or a store, does not answer
+        """
+        with _database_errors():
+            image = self._look(image_id)
+            return image is not None and self._has_remains(image)
+
+    def clear(self, image_id: str, still_mine: Callable[[], bool]) -> None:
+        """Put the image back to a clean ``queued``; one that needs nothing, or has data, is not touched.
+
+        :param still_mine: asked before each step that cannot be undone; ``False`` stops at once
+        :raises Overtaken: stopped, by ``still_mine`` or because the image changed meanwhile
+        :raises CannotRequeue: something could not be deleted; the image has the status it had
+        """
+        with _database_errors():
+            image = self._look(image_id)
+            if image is None or image.status not in _HELD:
+                return
+            if not glance_stores.is_plain(image_id):
+                raise CannotRequeue('The id of this image cannot be the name of a file, so what is left of its data '
+                                    'cannot be looked for: an operator has to delete the image.')
+            if self._has_remains(image):
+                _Clearing(self._database, self._context, image, still_mine).run()
+
+    def _look(self, image_id: str) -> Any:
+        import glance.db
+        from glance.common import exception
+        try:
+            return glance.db.ImageRepo(self._context, self._database).get(image_id)
+        except exception.NotFound:
+            return None
+
+    def _has_remains(self, image: Any) -> bool:
+        if image.status in _HANGING:
+            return True
+        if image.status != 'queued':
+            return False
+        properties = image.extra_properties
+        if properties.get(_IMPORTING) or any(name in properties for name in (_LOCK, *_HOSTS)):
+            return True
+        if image.locations or any(getattr(image, name) is not None for name in _OF_DATA):
+            return True
+        image_id = image.image_id
+        return glance_stores.is_plain(image_id) and (
+            glance_stores.is_staged(image_id) or any(file.exists() for file in glance_stores.stored_files(image_id)))
+
+    @property
+    def _database(self) -> Any:
+        import glance.db
+        return glance.db.get_api()
+
+    @cached_property
+    def _context(self) -> Any:
+        # Dear to make, for it loads the policy; Glance's housekeeping keeps one for good, too.
+        from glance import context
+        return context.get_admin_context()
+
+
+class _Clearing:
+    """One image being put back.
+
+    :param image: as it was found
+    """
+
+    def __init__(self, database: Any, context: Any, image: Any, still_mine: Callable[[], bool]) -> None:
+        self._database = database
+        self._context = context
+        self._id: str = image.image_id
+        self._found: str = image.status
+        self._held: str = _HELD[image.status]
+        self._lock: str | None = image.extra_properties.get(_LOCK)
+        self._still_mine = still_mine
+
+    def run(self) -> None:
+        # Without its lock an import writes nothing more to the image (api_image_import.py, ImportActionWrapper),
+        # so the lock goes before the status.
+        if self._lock is not None:
+            self._unlock(self._lock)
+        self._ask()
+        self._change(self._found, self._held, {})
+        try:
+            image = self._held_image()
+            self._delete_data(image)
+        except Undeletable as error:
+            self._let_go()
+            raise CannotRequeue(f'Image {self._id} cannot be uploaded again: {error}. '
+                                'It can be once an operator has removed the cause.') from error
+        self._delete_properties(image)
+        self._ask()
+        self._change(self._held, 'queued', dict.fromkeys(_OF_DATA))
+        LOG.info('Image %s was put back from %s to queued', self._id, self._found)
+
+    def _ask(self) -> None:
+        if not self._still_mine():
+            raise Overtaken(f'Image {self._id} is being cleared by another worker.')
+
+    def _unlock(self, task_id: str) -> None:
+        from glance.common import exception
+        self._ask()
+        try:
+            self._database.image_delete_property_atomic(self._id, _LOCK, task_id)
+        except exception.NotFound as error:
+            raise self._overtaken() from error
+        self._end_task(task_id)
+
+    def _end_task(self, task_id: str) -> None:
+        """End the task of the dead import, as Glance does it when a lock has expired (``_bust_import_lock``)."""
+        import glance.db
+        from glance.common import exception
+        tasks = glance.db.TaskRepo(self._context, self._database)
+        try:
+            task = tasks.get(task_id)
+            task.fail('The worker of this import is gone; the image was put back to queued')
+            tasks.save(task)
+        except (exception.NotFound, exception.InvalidTaskStatusTransition):
+            LOG.debug('Image %s: its import task %s had ended', self._id, task_id)
+
+    def _held_image(self) -> Any:
+        """The image as it is now that nobody else writes to it.
+
+        :raises Overtaken: another import has begun while this one was being unlocked
+        """
+        import glance.db
+        from glance.common import exception
+        try:
+            image = glance.db.ImageRepo(self._context, self._database).get(self._id)
+        except exception.NotFound as error:
+            raise self._overtaken() from error
+        if _LOCK in image.extra_properties:
+            self._let_go()
+            raise self._overtaken()
+        return image
+
+    def _delete_data(self, image: Any) -> None:
+        for location in image.locations:
+            self._ask()
+            store = (location['metadata'] or {}).get('store')
+            glance_stores.delete_located(self._id, location['url'], store, self._context)
+            # Not through Glance's own helper, which would leave it to the scrubber where delayed_delete
+            # is set: that deletes the file of this name later, when a retry has written its own.
+            self._database.image_location_delete(self._context, self._id, location['id'], 'deleted')
+        for path in glance_stores.staged_files(self._id):
+            self._ask()
+            glance_stores.delete_staged(path)
+        for file in glance_stores.stored_files(self._id):
+            if file.exists():
+                self._ask()
+                file.delete()
+
+    def _delete_properties(self, image: Any) -> None:
+        from glance.common import exception
+        for name in _LEFT_OVER:
+            value = image.extra_properties.get(name)
+            if value is None:
+                continue
+            self._ask()
+            try:
+                self._database.image_delete_property_atomic(self._id, name, value)
+            except exception.NotFound as error:
+                raise self._overtaken() from error
+
+    def _change(self, status: str, to: str, values: dict[str, None]) -> None:
+        """Compare-and-set of the status.
+
+        :raises Overtaken: the image has another status, or is gone
+        """
+        from glance.common import exception
+        try:
+            self._database.image_update(self._context, self._id, {'status': to, **values}, from_state=status)
+        except (exception.Conflict, exception.NotFound) as error:
+            raise self._overtaken() from error
+
+    def _let_go(self) -> None:
+        """Give the image the status it was found with, unless it is another's by now."""
+        self._ask()
+        self._change(self._held, self._found, {})
+
+    def _overtaken(self) -> Overtaken:
+        return Overtaken(f'Image {self._id} was changed while it was being cleared.')
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """Turn errors of Glance's database into our own."""
+    from oslo_db import exception  # type: ignore[import-untyped]
+    from sqlalchemy.exc import SQLAlchemyError
+    try:
+        yield
+    except Undeletable as error:
+        raise CannotRequeue(f'What is left of this image cannot be looked for: {error}.') from error
+    except (exception.DBError, SQLAlchemyError) as error:
+        LOG.exception("Glance's database failed while an image was looked at or cleared")
+        raise CannotRequeue("Glance's database does not answer.") from error

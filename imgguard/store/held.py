@@ -1,0 +1,129 @@
+"""The row of an image, locked until the transaction ends, and the ends that any change may have to bring first.
+
+The row of the image is locked first and its attempts after it, everywhere: so no two changes wait
+for each other. Whoever holds ``running_number`` holds the image.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Row
+
+from imgguard import codes
+from imgguard.attempts import Failure, ImageRecord, NewAttempt, State
+from imgguard.store.clock import Clock
+from imgguard.store.engine import Database
+from imgguard.store.models import attempts, fit, images
+from imgguard.store.rows import FACTS, make_or_update, record
+from imgguard.store.statements import Statements
+
+Result = TypeVar('Result')
+
+_NO_FACTS: Final = (None,) * FACTS
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An image whose row is locked.
+
+    :param clearing: whether somebody has the right to clear its remains
+    """
+
+    record: ImageRecord
+    clearing: bool
+
+
+class Rows:
+    """Reads and ends under the lock of an image; every method but one belongs into a transaction."""
+
+    def __init__(self, database: Database, sql: Statements, clock: Clock) -> None:
+        self._database: Final = database
+        self._sql: Final = sql
+        self._clock: Final = clock
+
+    def write(self, image_id: str, created_at: str, change: Callable[[Connection, Held], Result]) -> Result:
+        """Run a transaction on an image, which gets a row if it has none.
+
+        :raises imgguard.errors.StoreUnavailable: the database could not be written
+        """
+        def known(connection: Connection) -> tuple[Result] | None:
+            held = self.by_name(connection, image_id, created_at)
+            return None if held is None else (change(connection, held),)
+
+        def made(connection: Connection) -> Result:
+            make_or_update(connection, image_id, created_at, {})
+            held = self.by_name(connection, image_id, created_at)
+            assert held is not None
+            return change(connection, held)
+
+        outcome = self._database.write(known)
+        # Only now, for making locks a row that is there together with its neighbours.
+        return self._database.write(made) if outcome is None else outcome[0]
+
+    def by_name(self, connection: Connection, image_id: str, created_at: str) -> Held | None:
+        """Lock an image; ``None`` when it has no row."""
+        return self._held(connection, connection.execute(
+            self._sql.by_name(), {'of_id': image_id, 'of_time': created_at}).first())
+
+    def by_key(self, connection: Connection, key: int) -> Held | None:
+        """Lock an image; ``None`` when it has no row."""
+        return self._held(connection, connection.execute(self._sql.by_key(), {'of_key': key}).first())
+
+    def without_silent(self, connection: Connection, held: Held) -> Held:
+        """The image after its running attempt, if that is not alive, was ended as lost."""
+        running = held.record.running
+        if running is None or running.alive:
+            return held
+        self.lose(connection, held.record.key, running.number, running.guarded)
+        now = self.by_key(connection, held.record.key)
+        assert now is not None
+        return now
+
+    def lose(self, connection: Connection, key: int, number: int, guarded: bool) -> None:
+        """End the running attempt as lost; it becomes the verdict if it was guarded."""
+        text = codes.default_text(codes.WORKER_LOST)
+        of = {'of_key': key, 'of_number': number}
+        connection.execute(self._sql.end_lost(), {
+            **of, 'state': State.LOST.value, 'code': codes.WORKER_LOST, 'message': text})
+        if guarded:
+            connection.execute(self._sql.show_lost(), {
+                **of, 'error_code': codes.WORKER_LOST, 'error_text': fit(images.c.error_text, text)})
+        else:
+            connection.execute(self._sql.free(), of)
+
+    def declare(self, connection: Connection, key: int, number: int, new: NewAttempt, failure: Failure) -> None:
+        """Put an image in error that no attempt holds, as an entry of its history with this number."""
+        connection.execute(self._sql.insert(), attempt_row(key, number, new))
+        connection.execute(self._sql.end(), {
+            'of_key': key, 'of_number': number, 'state': State.FAILED.value, 'code': failure.code,
+            'message': fit(attempts.c.message, failure.text)})
+        connection.execute(self._sql.declare(), {
+            'of_key': key, 'last_number': number, 'error_number': number, 'error_code': failure.code,
+            'error_text': fit(images.c.error_text, failure.text),
+            'error_request_id': fit(images.c.error_request_id, new.request_id)})
+
+    def _held(self, connection: Connection, row: Row[Any] | None) -> Held | None:
+        if row is None:
+            return None
+        running, shown = row.running_number, row.error_number
+        facts: dict[int, tuple[Any, ...]] = {}
+        if running is not None or shown is not None:
+            # Not joined to the row: where a join is locked, the attempts would be too.
+            found = connection.execute(self._sql.facts(), {
+                'of_key': row.key, 'of_running': running or shown, 'of_shown': shown or running})
+            facts = {number: tuple(rest) for number, *rest in found}
+        proven = None
+        if running is not None and row.silent_for > self._clock.silence:
+            moment = connection.execute(self._sql.proven()).scalar()
+            proven = moment is not None and row.running_at <= moment
+        known = record(row, proven, facts.get(running, _NO_FACTS), facts.get(shown, _NO_FACTS), self._clock.silence)
+        return Held(known, bool(row.clearing))
+
+
+def attempt_row(key: int, number: int, new: NewAttempt) -> dict[str, object]:
+    """The columns of a new attempt."""
+    return {'image_key': key, 'number': number, 'kind': new.kind.value, 'guarded': new.guarded,
+            'request_id': fit(attempts.c.request_id, new.request_id), 'user_id': fit(attempts.c.user_id, new.user_id),
+            'project_id': fit(attempts.c.project_id, new.project_id), 'host': fit(attempts.c.host, new.host),
+            'worker': fit(attempts.c.worker, new.worker), 'bytes_expected': new.bytes_expected}

@@ -1,0 +1,106 @@
+"""The changes of those who judge: time, readers, and the client's word. Each is one transaction."""
+
+from typing import Final
+
+from sqlalchemy import Connection
+
+from imgguard.attempts import Busy, Failure, Kind, NewAttempt
+from imgguard.store.clock import Clock
+from imgguard.store.engine import Database
+from imgguard.store.held import Held, Rows
+from imgguard.store.models import fit, images
+from imgguard.store.statements import NO_ERROR, Statements
+
+# A verdict that time alone has spoken.
+_NOBODY: Final = NewAttempt(Kind.DECLARE, True, None, None, None, '', '', None)
+
+
+class Verdicts:
+    """Writes of the store; every method raises :class:`imgguard.errors.StoreUnavailable` when it cannot."""
+
+    def __init__(self, database: Database, clock: Clock, sql: Statements, rows: Rows) -> None:
+        self._database: Final = database
+        self._clock: Final = clock
+        self._sql: Final = sql
+        self._rows: Final = rows
+
+    def give_up(self, key: int, failure: Failure) -> bool:
+        """Put an overdue image that waits for its data in error; ``True`` for the one caller whose call did it."""
+        def change(connection: Connection) -> bool:
+            held = self._rows.by_key(connection, key)
+            if held is None:
+                return False
+            known = held.record
+            if not known.overdue or known.running is not None or known.error is not None or known.deleted:
+                return False
+            self._rows.declare(connection, key, known.last_number + 1, _NOBODY, failure)
+            return True
+
+        return self._database.write(change)
+
+    def lose(self, key: int, number: int) -> bool:
+        """End an attempt that is not alive; ``True`` for the one caller whose call did it."""
+        def change(connection: Connection) -> bool:
+            held = self._rows.by_key(connection, key)
+            running = None if held is None else held.record.running
+            if running is None or running.number != number or running.alive:
+                return False
+            # A copy failed, not the image, which has its data.
+            self._rows.lose(connection, key, number, running.guarded and running.kind is not Kind.COPY)
+            return True
+
+        return self._database.write(change)
+
+    def declare_dead(self, key: int) -> Busy | int:
+        """Take an operator's word that the workers of silent attempts are dead; the answer counts these attempts."""
+        def change(connection: Connection) -> Busy | int:
+            held = self._rows.by_key(connection, key)
+            if held is None:
+                return 0
+            running = held.record.running
+            if running is not None:
+                # That nobody proved the store reachable meanwhile does not count against the operator's word.
+                if running.silent_for <= self._clock.silence:
+                    return Busy(running)
+                self._rows.lose(connection, key, running.number, running.guarded and running.kind is not Kind.COPY)
+            of = {'of_key': key, 'of_above': held.record.cleared_number}
+            return connection.execute(self._sql.end_dead(), of).rowcount
+
+        return self._database.write(change)
+
+    def declare(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
+                failure: Failure) -> Busy | int:
+        """Put an image in error without an attempt, unless one is alive; the answer is its number."""
+        def change(connection: Connection, held: Held) -> Busy | int:
+            known = self._rows.without_silent(connection, held).record
+            if known.running is not None:
+                return Busy(known.running)
+            self._rows.declare(connection, known.key, known.last_number + 1, new, failure)
+            if owner is not None:
+                connection.execute(self._sql.change(), {'of_key': known.key, 'owner': fit(images.c.owner, owner)})
+            return known.last_number + 1
+
+        return self._rows.write(image_id, created_at, change)
+
+    def clear_error(self, image_id: str, created_at: str) -> Busy | bool:
+        """Let an image wait again, unless an attempt is alive; ``False`` when it had no verdict and none was due."""
+        def change(connection: Connection) -> Busy | bool:
+            held = self._rows.by_name(connection, image_id, created_at)
+            if held is None:
+                return False
+            known = self._rows.without_silent(connection, held).record
+            if known.running is not None:
+                return Busy(known.running)
+            if known.error is None and not known.overdue:
+                return False
+            # A deadline that has passed would speak the next verdict at once.
+            deadline = None if known.overdue else known.give_up_at
+            connection.execute(self._sql.change(), {'of_key': known.key, **NO_ERROR, 'give_up_at': deadline})
+            return True
+
+        return self._database.write(change)
+
+    def deleted(self, image_id: str, created_at: str) -> None:
+        """Note that Glance has deleted the image, if it is known."""
+        of = {'of_id': image_id, 'of_time': created_at}
+        self._database.write(lambda connection: connection.execute(self._sql.delete(), of).close())

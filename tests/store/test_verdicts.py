@@ -1,0 +1,141 @@
+"""Verdicts without an attempt, verdicts that go, and images that Glance has deleted."""
+
+from dataclasses import replace
+
+from imgguard.attempts import Busy, Failure, Kind, State
+from imgguard.store import Store
+from tests.store.conftest import (
+    CREATED,
+    CUT,
+    LEASE,
+    SILENCE,
+    UPLOAD,
+    VERDICT,
+    Hands,
+    begun,
+    elapse,
+    error_of,
+    failed,
+)
+
+NEVER = Failure('declared', 'The snapshot was cancelled.')
+DECLARATION = replace(UPLOAD, kind=Kind.DECLARE, bytes_expected=None)
+
+
+def test_an_image_nobody_knew_is_declared(store: Store, hands: Hands) -> None:
+    assert store.declare('image', CREATED, 'owner', DECLARATION, NEVER) == 1
+    record = store.records(['image'])['image', CREATED]
+    assert (record.attempts, record.owner, record.running, record.last_number) == (0, 'owner', None, 1)
+    assert record.error == replace(
+        VERDICT, code='declared', text=NEVER.text, at=hands.seconds, bytes_received=0, kind=Kind.DECLARE)
+    declared, = store.attempts(record.key, 10)
+    assert (declared.kind, declared.state, declared.code, declared.message, declared.user_id) == (
+        Kind.DECLARE, State.FAILED, 'declared', NEVER.text, 'user')
+
+
+def test_a_declaration_is_the_newest_word(store: Store) -> None:
+    failed(store)
+    assert store.declare('image', CREATED, None, DECLARATION, NEVER) == 2
+    error = error_of(store)
+    assert error is not None and (error.number, error.code) == (2, 'declared')
+    assert store.records(['image'])['image', CREATED].owner == 'owner'
+    assert begun(store).number == 3
+
+
+def test_while_an_attempt_is_alive_nothing_is_declared(store: Store) -> None:
+    begun(store)
+    before = store.records(['image'])
+    assert store.declare('image', CREATED, 'owner', DECLARATION, NEVER) == Busy(before['image', CREATED].running)
+    assert store.records(['image']) == before
+
+
+def test_a_silent_attempt_is_lost_before_the_declaration(store: Store, hands: Hands) -> None:
+    claim = begun(store)
+    elapse(store, hands, SILENCE + 1)
+    assert store.declare('image', CREATED, 'owner', DECLARATION, NEVER) == 2
+    assert [attempt.state for attempt in store.attempts(claim.key, 10)] == [State.FAILED, State.LOST]
+    error = error_of(store)
+    assert error is not None and error.code == 'declared'
+
+
+def test_a_reset_lets_the_image_wait_again(store: Store) -> None:
+    claim = failed(store)
+    assert store.clear_error('image', CREATED) is True
+    record = store.records(['image'])['image', CREATED]
+    assert (record.error, record.attempts) == (None, 1)
+    assert [attempt.code for attempt in store.attempts(claim.key, 10)] == [CUT.code]
+    assert store.candidates(10) == []
+    assert store.clear_error('image', CREATED) is False, 'there is nothing to reset'
+    assert store.clear_error('nobody', CREATED) is False
+    assert store.records(['nobody']) == {}
+
+
+def test_a_reset_takes_the_deadline_along_that_has_passed(store: Store, hands: Hands) -> None:
+    store.remember('image', CREATED, 'owner', True, give_up_at_after=60)
+    failed(store)
+    assert store.clear_error('image', CREATED) is True
+    assert store.records(['image'])['image', CREATED].give_up_at is not None, 'it may still come in time'
+    hands.seconds += 60
+    assert store.due(10) == ['image']
+    assert store.clear_error('image', CREATED) is True
+    assert store.records(['image'])['image', CREATED].give_up_at is None
+    assert store.due(10) == []
+
+
+def test_while_an_attempt_is_alive_nothing_is_reset(store: Store, hands: Hands) -> None:
+    failed(store)
+    begun(store)
+    hands.seconds += LEASE
+    busy = store.clear_error('image', CREATED)
+    assert isinstance(busy, Busy) and busy.running is not None and busy.running.number == 2
+    assert error_of(store) is not None
+
+
+def test_a_silent_attempt_is_lost_before_the_reset(store: Store, hands: Hands) -> None:
+    claim = begun(store)
+    elapse(store, hands, SILENCE + 1)
+    assert store.clear_error('image', CREATED) is True
+    assert store.records(['image'])['image', CREATED].error is None
+    assert store.attempts(claim.key, 1)[0].state is State.LOST
+
+
+def test_what_glance_deleted_is_no_candidate_and_has_nothing_due(store: Store, hands: Hands) -> None:
+    failed(store, 'failed')
+    begun(store, 'silent')
+    store.remember('overdue', CREATED, 'owner', True, give_up_at_after=1)
+    elapse(store, hands, SILENCE + 1)
+    assert (store.candidates(10), store.due(10), store.due(1)) == (['failed'], ['overdue', 'silent'], ['overdue'])
+    for image_id in ('failed', 'silent', 'overdue', 'unknown'):
+        store.deleted(image_id, CREATED)
+    assert (store.candidates(10), store.due(10)) == ([], [])
+    assert store.candidates(10, CUT.code) == []
+    known, = store.find('failed')
+    assert known.deleted and known.error is not None
+    overdue, = store.find('overdue')
+    assert not store.give_up(overdue.key, NEVER)
+    assert store.find('unknown') == []
+
+
+def test_a_deletion_leaves_a_running_attempt(store: Store) -> None:
+    claim = begun(store)
+    store.deleted('image', CREATED)
+    known, = store.find('image')
+    assert known.deleted and known.running is not None
+    assert store.renew('worker', 'host', {(claim.key, 1): 5}) == {(claim.key, 1)}
+    assert store.finish(claim, State.FAILED, CUT, shown=True, http_status=404, bytes_received=7)
+
+
+def test_the_worker_of_a_lost_attempt_is_declared_dead(store: Store, hands: Hands) -> None:
+    claim = begun(store)
+    last_sign = hands.seconds
+    assert store.declare_dead(claim.key) == Busy(store.records(['image'])['image', CREATED].running)
+    hands.seconds += SILENCE + 1
+    assert store.declare_dead(claim.key) == 1, 'nobody else gave a sign of life: the operator is the witness'
+    attempt, = store.attempts(claim.key, 10)
+    assert (attempt.state, attempt.code, attempt.finished_at) == (State.FAILED, 'worker_lost', last_sign)
+    error = error_of(store)
+    assert error is not None and (error.code, error.ended) == ('worker_lost', True)
+    assert store.renew('worker', 'host', {(claim.key, claim.number): 9}) == set(), 'it is not taken back'
+    assert not store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=9)
+    assert store.declare_dead(claim.key) == 0
+    assert store.declare_dead(claim.key + 1) == 0

@@ -1,0 +1,194 @@
+"""From every dead state back: the verdict, the remains cleared away as soon as it is safe, the retry on the same id."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from imgguard.attempts import Claim, Kind, NewAttempt
+from tests.conftest import OverrideGlance
+from tests.harness import InProcessGlance
+from tests.identity import token
+from tests.uploading import KEEP, Body, Images, Pipelines, new_project
+
+DATA = b'data of an image' * 8192
+UPLOAD = NewAttempt(Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'another-host', 'another-host:1:abcd', None)
+
+
+@pytest.fixture
+def pipelines(in_process_glance: InProcessGlance, tmp_path: Path) -> Pipelines:
+    return Pipelines(in_process_glance, tmp_path, lint=False)
+
+
+@pytest.fixture
+def images(pipelines: Pipelines) -> Images:
+    return pipelines.images()
+
+
+@pytest.fixture
+def files(in_process_glance: InProcessGlance) -> Iterator['Files']:
+    yield Files(in_process_glance)
+
+
+class Files:
+    """What lies in Glance's store and staging folders under the name of an image."""
+
+    def __init__(self, glance: InProcessGlance) -> None:
+        self._folder = glance.glance.folder
+
+    def of(self, image_id: str) -> list[Path]:
+        """Every file of that name."""
+        return sorted(self._folder.rglob(image_id))
+
+
+def glances_status(pipelines: Pipelines, images: Images, image_id: str) -> str:
+    status: str = Images(pipelines.bare, images.caller).show(image_id)['status']
+    return status
+
+
+def assert_works_again(images: Images, files: Files, image_id: str, data: bytes = DATA) -> None:
+    answer = images.upload(image_id, data)
+    assert answer.status_int == 204, answer.text
+    image = images.show(image_id)
+    assert (image['status'], image['checksum']) == ('active', hashlib.md5(data).hexdigest())
+    assert not [name for name in image if name.startswith('os_glance_image_error')]
+    assert len(files.of(image_id)) == 1
+    assert images.request('GET', f'/v2/images/{image_id}/file').body == data
+
+
+def killed(images: Images, image_id: str) -> None:
+    """Stop the worker in the middle of an upload: Glance leaves ``saving`` and a partial file."""
+    with pytest.raises(SystemExit):
+        images.upload(image_id, Body([b'x' * 100_000, SystemExit()]))
+
+
+def test_a_stopped_worker(pipelines: Pipelines, images: Images, files: Files) -> None:
+    image_id = images.created(KEEP)
+    killed(images, image_id)
+    assert images.show(image_id)['os_glance_image_error_code'] == 'worker_lost'
+    assert glances_status(pipelines, images, image_id) == 'queued', 'the attempt ended by itself: nothing to wait for'
+    assert files.of(image_id) == []
+    assert_works_again(images, files, image_id)
+
+
+def test_data_that_glance_rejected(pipelines: Pipelines, images: Images, files: Files) -> None:
+    image_id = images.created(KEEP, disk_format='qcow2')
+    assert images.upload(image_id, DATA).status_int == 415
+    assert images.show(image_id)['os_glance_image_error_code'] == 'format_rejected'
+    assert files.of(image_id) == []
+    bare = Images(pipelines.bare, images.caller)
+    assert bare.show(image_id)['checksum'] is None
+    assert bare.request('GET', f'/v2/images/{image_id}/file').status_int == 204
+    images.application.patch_json(
+        f'/v2/images/{image_id}', [{'op': 'replace', 'path': '/disk_format', 'value': 'raw'}],
+        headers={'X-Auth-Token': images.caller, 'Content-Type': 'application/openstack-images-v2.1-json-patch'})
+    assert_works_again(images, files, image_id)
+
+
+def test_a_quota_that_is_exceeded_by_a_chunked_body(
+    pipelines: Pipelines, images: Images, files: Files, override_glance: OverrideGlance,
+) -> None:
+    image_id = images.created(KEEP)
+    override_glance('user_storage_quota', '1000')
+    assert images.upload(image_id, Body([DATA])).status_int == 413
+    assert images.show(image_id)['os_glance_image_error_code'] == 'quota_exceeded'
+    assert glances_status(pipelines, images, image_id) == 'queued', 'Glance alone leaves it in saving'
+    override_glance('user_storage_quota', '0')
+    assert_works_again(images, files, image_id)
+
+
+def test_a_cut_stage(images: Images, files: Files) -> None:
+    image_id = images.created(KEEP)
+    octets = {'Content-Type': 'application/octet-stream'}
+    path = f'/v2/images/{image_id}/stage'
+    images.request('PUT', path, octets, Body([DATA[:100]]), {'CONTENT_LENGTH': str(len(DATA))})
+    assert images.show(image_id)['os_glance_image_error_code'] == 'client_disconnected'
+    answer = images.request('PUT', path, octets, DATA)
+    assert (answer.status_int, answer.headers['X-OpenStack-Image-Kept']) == (204, 'guarded')
+    assert images.show(image_id)['status'] == 'uploading'
+
+
+def test_staged_data_of_a_worker_that_was_stopped(pipelines: Pipelines, images: Images, files: Files) -> None:
+    image_id = images.created(KEEP)
+    with pytest.raises(SystemExit):
+        images.request('PUT', f'/v2/images/{image_id}/stage', {'Content-Type': 'application/octet-stream'},
+                       Body([DATA, SystemExit()]))
+    assert images.show(image_id)['os_glance_image_error_code'] == 'worker_lost'
+    assert (glances_status(pipelines, images, image_id), files.of(image_id)) == ('queued', [])
+    assert_works_again(images, files, image_id)
+
+
+class Lost:
+    """An upload whose worker fell silent on another host, with what it left in Glance."""
+
+    def __init__(self, pipelines: Pipelines, images: Images, image_id: str) -> None:
+        self._pipelines = pipelines
+        self.image_id = image_id
+        bare = Images(pipelines.bare, images.caller)
+        killed(bare, image_id)
+        record = pipelines.record(image_id)
+        assert record is not None
+        claim = pipelines.store.begin(image_id, record.created_at, record.owner, UPLOAD)
+        assert isinstance(claim, Claim)
+        self.claim = claim
+
+    def silent_for(self, seconds: float) -> None:
+        """Let the last sign of life be so long ago, and another worker have lived all the while."""
+        engine = create_engine(self._pipelines.connection)
+        now = "((julianday('now') - 2440587.5) * 86400.0)"
+        with engine.begin() as connection:
+            connection.execute(text(f'UPDATE imgguard_images SET running_at = {now} - :s WHERE "key" = :key '
+                                    'AND running_number IS NOT NULL'), {'s': seconds, 'key': self.claim.key})
+            connection.execute(text(f'UPDATE imgguard_attempts SET updated_at = {now} - :s WHERE image_key = :key'),
+                               {'s': seconds, 'key': self.claim.key})
+            connection.execute(text('INSERT OR REPLACE INTO imgguard_workers (worker, host, since, seen_at) '
+                                    f"VALUES ('witness', 'here', {now} - :s - 100, {now})"), {'s': seconds})
+        engine.dispose()
+
+
+def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
+    pipelines: Pipelines, images: Images, files: Files,
+) -> None:
+    image_id = images.created(KEEP)
+    lost = Lost(pipelines, images, image_id)
+    assert images.show(image_id)['status'] == 'saving', 'it may still be alive'
+    assert images.upload(image_id, DATA).status_int == 409
+    lost.silent_for(100)
+    assert images.show(image_id)['os_glance_image_error_code'] == 'worker_lost'
+    assert glances_status(pipelines, images, image_id) == 'saving', 'it may only be paused'
+    refused = images.upload(image_id, DATA)
+    assert refused.status_int == 409 and 'may still wake up' in refused.text
+    assert images.show(image_id)['status'] == 'error', 'a retry refused at the door changes nothing'
+    lost.silent_for(700)
+    assert images.show(image_id)['status'] == 'error'
+    assert glances_status(pipelines, images, image_id) == 'queued'
+    assert_works_again(images, files, image_id)
+
+
+def test_the_filter_finds_what_was_lost(pipelines: Pipelines, images: Images) -> None:
+    image_id = images.created(KEEP)
+    Lost(pipelines, images, image_id).silent_for(100)
+    assert images.listed('status=error') == [image_id]
+
+
+def test_a_delete_leaves_nothing_behind(pipelines: Pipelines, images: Images, files: Files) -> None:
+    """Glance alone leaks the partial file of an upload that was killed."""
+    image_id = images.created(KEEP)
+    Lost(pipelines, images, image_id).silent_for(700)
+    assert files.of(image_id) != []
+    deleted = images.request('DELETE', f'/v2/images/{image_id}', {'X-OpenStack-Image-Keep-On-Failure': 'false'})
+    assert deleted.status_int == 204
+    assert files.of(image_id) == []
+
+
+def test_where_the_operator_does_it(in_process_glance: InProcessGlance, tmp_path: Path, files: Files) -> None:
+    pipelines = Pipelines(in_process_glance, tmp_path, lint=False, requeue='off')
+    images = Images(pipelines.guarded, token('alice', new_project()))
+    image_id = images.created(KEEP)
+    killed(images, image_id)
+    assert images.show(image_id)['status'] == 'error'
+    assert glances_status(pipelines, images, image_id) == 'saving'
+    refused = images.upload(image_id, DATA)
+    assert refused.status_int == 409 and 'requeue = off' in refused.text
