@@ -5,6 +5,7 @@ claim is committed before Glance is called.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from imgguard.errors import StoreUnavailable
 from imgguard.guard import CannotGuard, Guard
 from imgguard.images import Caller, Forbidden, Image
 from imgguard.operations import spellings
-from imgguard.recovery import NotYet, Recovery
+from imgguard.recovery import BeingCleared, NotYet, Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.settings import Settings
 from imgguard.store import Store
@@ -26,6 +27,9 @@ from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
+# How long a request waits for the remains of an earlier attempt to be cleared away, and how often it looks.
+_CLEARING_LOOKS: Final = 50
+_CLEARING_LOOK_SECONDS: Final = 0.1
 _WITHOUT_DATA: Final = frozenset({'queued', 'saving', 'uploading', 'importing'})
 
 _NOUNS: Final = {Kind.UPLOAD: 'upload', Kind.STAGE: 'staging', Kind.IMPORT: 'import', Kind.COPY: 'copy',
@@ -56,12 +60,13 @@ class Admission:
     """The way in for one filter. What is no :class:`Admitted` or claim is the answer to the request."""
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 recovery: Recovery) -> None:
+                 recovery: Recovery, pause: Callable[[float], None] = time.sleep) -> None:
         self._application = application
         self._settings = settings
         self._store = store
         self._guard = guard
         self._recovery = recovery
+        self._pause = pause
 
     def admit(self, environ: Environ, start_response: StartResponse, image_id: str, kind: Kind,
               allowed: Callable[[], Image], refuse: Callable[[], bool] = bool) -> Admitted | Iterable[bytes]:
@@ -119,9 +124,19 @@ class Admission:
         if record.error is None or staged or record.last_number <= record.cleared_number:
             return record, image
         if record.running is None:
-            self._recovery.clear(record)
-            image = allowed()
+            self._patiently(lambda: self._recovery.clear(self._store.records([image.image_id])[
+                image.image_id, image.created_at]))
+            return record, allowed()
         return record, image
+
+    def _patiently(self, clear: Callable[[], None]) -> None:
+        """Wait for somebody else who is clearing: a client that hung up may be back before its upload is cleaned up."""
+        for _ in range(_CLEARING_LOOKS):
+            try:
+                return clear()
+            except BeingCleared:
+                self._pause(_CLEARING_LOOK_SECONDS)
+        clear()
 
     def claim(self, environ: Environ, start_response: StartResponse, admitted: Admitted, by: Caller, kind: Kind,
               expected: int | None = None) -> Claim | Iterable[bytes]:
@@ -131,6 +146,11 @@ class Admission:
         """
         try:
             claim = self._guard.begin(admitted.image, by, admitted.guarded, expected, kind)
+            for _ in range(_CLEARING_LOOKS):
+                if not isinstance(claim, Busy) or claim.running is not None:
+                    break
+                self._pause(_CLEARING_LOOK_SECONDS)
+                claim = self._guard.begin(admitted.image, by, admitted.guarded, expected, kind)
         except (CannotGuard, StoreUnavailable) as error:
             return self._unguarded(error, admitted.guarded, kind, environ, start_response)
         if isinstance(claim, Busy):

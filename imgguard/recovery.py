@@ -32,6 +32,13 @@ class NotYet(Exception):
         self.seconds = seconds
 
 
+class BeingCleared(NotYet):
+    """Somebody else is clearing them away right now."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+
 class Recovery:
     """Settles and clears for one filter."""
 
@@ -66,7 +73,7 @@ class Recovery:
     def clear(self, record: ImageRecord) -> None:
         """Clear away what the attempts of an image in error left in Glance, which then is ``queued``.
 
-        :raises NotYet: while the fence is closed, or an attempt is alive
+        :raises NotYet: while the fence is closed; :class:`BeingCleared` while somebody else is at it
         :raises CannotRequeue: it is not possible; the text says what the operator can do
         :raises StoreUnavailable: the guard's store cannot be asked
         """
@@ -81,13 +88,13 @@ class Recovery:
         # Two threads of one process must not take each other's right for their own.
         name = f'{self._workers.name()}:{threading.get_ident()}'
         if not self._store.begin_clearing(record.key, record.last_number, name):
-            raise NotYet(1)
+            raise BeingCleared
         cleared = False
         try:
             self._requeue.clear(record.image_id, lambda: self._store.keep_clearing(record.key, name))
             cleared = True
         except Overtaken as error:
-            raise NotYet(1) from error
+            raise BeingCleared from error
         finally:
             self._store.end_clearing(record.key, name, cleared)
 
