@@ -30,7 +30,6 @@ LOG: Final = logging.getLogger(__name__)
 # How long a request waits for the remains of an earlier attempt to be cleared away, and how often it looks.
 _CLEARING_LOOKS: Final = 50
 _CLEARING_LOOK_SECONDS: Final = 0.1
-_WITHOUT_DATA: Final = frozenset({'queued', 'saving', 'uploading', 'importing'})
 
 _NOUNS: Final = {Kind.UPLOAD: 'upload', Kind.STAGE: 'staging', Kind.IMPORT: 'import', Kind.COPY: 'copy',
                  Kind.LOCATION: 'import from a location', Kind.DECLARE: 'declaration'}
@@ -116,12 +115,10 @@ class Admission:
     def _recovered(self, record: ImageRecord, image: Image, kind: Kind,
                    allowed: Callable[[], Image]) -> tuple[ImageRecord, Image]:
         """The image when what an attempt before this one left of it is out of the way."""
-        if image.status not in _WITHOUT_DATA:
-            return record, image
         if self._recovery.settle(record, image.status):
             record = self._store.records([image.image_id])[image.image_id, image.created_at]
         staged = kind is Kind.IMPORT and image.status == 'uploading'
-        if record.error is None or staged or record.last_number <= record.cleared_number:
+        if not record.remains or staged:
             return record, image
         if record.running is None:
             self._patiently(lambda: self._recovery.clear(self._store.records([image.image_id])[

@@ -123,8 +123,9 @@ class ImageRecord:
     :param deleted: whether Glance has deleted it
     :param last_number: the highest number given to an attempt so far; 0 for none. The attempt may have been
         withdrawn since
-    :param cleared_number: attempts up to this number cannot touch Glance any more, for their remains were cleared
-        away; 0 for none
+    :param cleared_number: attempts up to this number cannot touch Glance any more, for the last of them succeeded or
+        their remains were cleared away; 0 for none
+    :param remains: whether an attempt may have left something in Glance that is to be cleared away
     """
 
     key: int
@@ -140,6 +141,7 @@ class ImageRecord:
     deleted: bool
     last_number: int
     cleared_number: int
+    remains: bool
 
 
 @dataclass(frozen=True, slots=True)

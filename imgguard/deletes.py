@@ -136,9 +136,6 @@ class Deletes:
                 break
             self._pause(_LOOK_SECONDS)
             record = self._record(request.image)
-        if record is not None and record.running is not None and not record.running.alive:
-            self._store.lose(record.key, record.running.number)
-            record = self._record(request.image)
         return record
 
     def _died(self, request: _Request, record: ImageRecord, running: Running) -> bool:
@@ -157,20 +154,19 @@ class Deletes:
         shown = self._store.attempt(record.key, error.number)
         if shown is None:
             return False
-        now = shown.updated_at + error.silent_for
         # A retry that was refused for being empty is not shown, yet it is what this client saw last.
         newest = self._store.attempts(record.key, 1)
-        return any(_is_by(attempt, request.by) and self._failed_within_window(attempt, now)
+        return any(_is_by(attempt, request.by) and self._failed_within_window(attempt)
                    for attempt in (shown, *newest))
 
-    def _failed_within_window(self, attempt: AttemptRow, now: float) -> bool:
+    def _failed_within_window(self, attempt: AttemptRow) -> bool:
         if not attempt.guarded or attempt.code in (None, codes.NEVER_ARRIVED):
             return False
         failed_at = attempt.updated_at if attempt.finished_at is None else attempt.finished_at
         if attempt.state is State.LOST:
             # Not when somebody came to look, which may be days later, but when its silence became a failure.
             failed_at = attempt.updated_at + self._settings.lease_seconds
-        return now - failed_at <= self._settings.cleanup_window
+        return attempt.updated_at + attempt.silent_for - failed_at <= self._settings.cleanup_window
 
     def _abandons(self, request: _Request, record: ImageRecord | None) -> bool:
         """Give up an image that nobody tried to bring data into, if that was asked for; once."""

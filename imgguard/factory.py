@@ -11,6 +11,7 @@ from imgguard.errors import ConfigurationError, StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.history import History
+from imgguard.housekeeping import Housekeeping
 from imgguard.images import GlanceImages
 from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
@@ -65,6 +66,8 @@ def _assemble(application: Application, settings: Settings, store: Store) -> Ima
     uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
     watch = Watch(store, guard, heartbeat, tasks, recovery.after_failure, settings.import_stall_seconds)
     imports = Imports(application, admission, store, guard, heartbeat, images, tasks, watch)
+    housekeeping = Housekeeping(store, recovery, tasks, clears=settings.requeue != 'off')
+    heartbeat.accompany('imgguard-housekeeping', housekeeping.run_once, settings.lease_seconds)
     return ImageGuard(application, {
         Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
         Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,

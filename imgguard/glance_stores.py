@@ -11,7 +11,7 @@ Everything happens in Glance's process, with its configuration and its store lib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -98,6 +98,18 @@ def stored_files(image_id: str) -> list[StoredFile]:
     """
     return [StoredFile(store, driver, os.path.join(directory, image_id))
             for store, driver in _file_stores() for directory in _directories(driver)]
+
+
+def unknown_files(image_id: str, locations: Collection[Mapping[str, Any]]) -> list[StoredFile]:
+    """Files of this image in stores that Glance's database knows no data of: what a copy that died has written.
+
+    :param locations: of the image, as Glance's database has them; without any nothing is known, and nothing returned
+    """
+    stores = {(location['metadata'] or {}).get('store') for location in locations}
+    if not stores or None in stores:
+        return []
+    return [file for file in stored_files(image_id)
+            if file.store is not None and file.store not in stores and file.exists()]
 
 
 def _file_stores() -> Iterator[tuple[str | None, Any]]:

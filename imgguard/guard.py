@@ -65,17 +65,19 @@ class Guard:
             claim, State.SUCCEEDED, remark, shown=False, http_status=http_status, bytes_received=received))
 
     def failed(self, image: Image, claim: Claim, failure: Failure, http_status: int | None, received: int,
-               shown: bool) -> bool:
+               shown: bool, remains: bool | None = None) -> bool:
         """End an attempt whose data did not arrive.
 
         :param shown: whether the image is in error because of it
+        :param remains: whether what it left in Glance is to be cleared away; ``None`` for what ``shown`` says
         :returns: whether that counts: the attempt still held the image, or nothing came after it
         :raises StoreUnavailable: when that could not be stored now; it is stored when the store is back
         """
         LOG.warning('image %s: attempt %d failed after %d bytes: %s (%s)', image.image_id, claim.number, received,
                     failure.code, failure.text)
         return self._end(claim, lambda: self._store.finish(
-            claim, State.FAILED, failure, shown=shown, http_status=http_status, bytes_received=received))
+            claim, State.FAILED, failure, shown=shown, http_status=http_status, bytes_received=received,
+            remains=remains))
 
     def withdraw(self, claim: Claim) -> None:
         """Undo a claim whose request was refused at the door: it was no attempt.

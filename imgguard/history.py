@@ -68,10 +68,7 @@ class History:
 
     def _record(self, image: Image) -> ImageRecord | None:
         known = {'id': image.image_id, 'created_at': image.created_at, 'status': image.status}
-        record = self._presenter.records([known]).get((image.image_id, image.created_at))
-        if record is not None and record.running is not None and not record.running.alive:
-            self._store.lose(record.key, record.running.number)
-        return record
+        return self._presenter.records([known]).get((image.image_id, image.created_at))
 
     def _gone(self, by: Caller, image_id: str) -> ImageRecord | None:
         """The image of that id which this caller's project owned last."""

@@ -1,13 +1,14 @@
 """The signs of life of this worker process, and the ends of its attempts that could not be stored at once.
 
-One thread does both. It is started by the first request of a process, so after any fork, and an attempt
-is only guarded once the thread was seen to run: uWSGI, for one, does not run threads unless told to. The store
-counts on signs of life of workers that have nothing to do, too: they tell an outage of the store
-from the death of a worker.
+One thread does both; what else a worker does beside its requests has a thread each. They are started by the first
+request of a process, so after any fork, and an attempt is only guarded once the thread was seen to run: uWSGI,
+for one, does not run threads unless told to. The store counts on signs of life of workers that have nothing to do,
+too: they tell an outage of the store from the death of a worker.
 """
 
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -56,6 +57,31 @@ class _Process:
     renewed: dict[tuple[int, int], float] = field(default_factory=dict)
     pending: deque[_Pending] = field(default_factory=deque)
     failing: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def end(self) -> None:
+        """End the threads."""
+        self.ended.set()
+        self.wake.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """What a process does beside its requests; the parameters are those of :meth:`Heartbeat.accompany`."""
+
+    name: str
+    work: Callable[[], object]
+    pause: float
+
+    def run(self, heartbeat: Callable[[], object], ended: threading.Event) -> None:
+        """Work until it ends."""
+        while not ended.wait(self.pause * random.uniform(0.9, 1.1)):
+            # What is served must not be taken away in the middle of it.
+            served = heartbeat()
+            if served is None:
+                return
+            self.work()
+            del served
 
 
 class Heartbeat:
@@ -70,6 +96,18 @@ class Heartbeat:
         self._lease: Final = lease_seconds
         self._workers: Final = workers
         self._processes: dict[int, _Process] = {}
+        self._others: list[_Other] = []
+
+    def accompany(self, name: str, work: Callable[[], object], pause: float) -> None:
+        """Do this again and again in every process that gives signs of life, in a thread of its own.
+
+        To be called before the first request. The thread ends with this object.
+
+        :param name: of the thread
+        :param work: must not raise
+        :param pause: seconds before the first time and between two; a tenth more or less, so that workers spread
+        """
+        self._others.append(_Other(name, work, pause))
 
     @property
     def worker(self) -> str:
@@ -158,10 +196,13 @@ class Heartbeat:
             # No lock of a thread: another one may have held it while the process forked.
             mine = self._processes.setdefault(process, made)
             if mine is made and servers.threads_run():
-                # The thread ends with the filter it serves.
-                weakref.finalize(self, made.wake.set).atexit = False
+                # The threads end with the filter they serve.
+                weakref.finalize(self, made.end).atexit = False
                 threading.Thread(target=_run, args=(weakref.ref(self), made, self._lease / 3),
                                  name='imgguard-heartbeat', daemon=True).start()
+                for other in self._others:
+                    threading.Thread(target=other.run, args=(weakref.ref(self), made.ended), name=other.name,
+                                     daemon=True).start()
         return mine
 
     def try_to_beat(self) -> None:

@@ -87,15 +87,13 @@ class Presenter:
         settled = False
         for image in images:
             record = records.get((image['id'], image['created_at']))
-            if record is None or image['status'] not in v2.WAITING_STATUSES:
-                continue
-            settled |= self._recovery.settle(record, image['status'])
+            if record is not None:
+                settled |= self._recovery.settle(record, image['status'])
         return settled
 
     def _clear(self, images: Iterable[Json], records: Records) -> None:
         left = [(record, image['status']) for image in images
                 if (record := records.get((image['id'], image['created_at']))) is not None
-                and image['status'] in v2.WAITING_STATUSES and record.error is not None and record.running is None
-                and record.last_number > record.cleared_number]
+                and record.remains and record.running is None]
         for record, status in left[:_MOST_CLEARED]:
             self._recovery.try_to_clear(record, status)

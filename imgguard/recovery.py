@@ -16,7 +16,8 @@ from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.requeue import CannotRequeue, Overtaken, Requeue
 from imgguard.settings import Settings
-from imgguard.store import Store
+from imgguard.store import AttemptRow, Store
+from imgguard.tasks import DATA
 from imgguard.workers import Workers
 
 LOG: Final = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Recovery:
         self._settings = settings
 
     def settle(self, record: ImageRecord, status: str) -> bool:
-        """Speak the verdict that is due on an image without data, if one is.
+        """Speak the verdict that is due on an image, if one is.
 
         :param status: what Glance says of the image
         :returns: whether one was spoken
@@ -64,6 +65,9 @@ class Recovery:
                 return False
             if running.kind in watch.IMPORTS:
                 return watch.settle(self._store, self._guard, self._tasks, record)
+            if status in DATA:
+                # It died after Glance had taken the data.
+                return self._store.arrive(record.key, running.number, None)
             return self._store.lose(record.key, running.number)
         if record.overdue and record.error is None and status == 'queued':
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
@@ -71,27 +75,27 @@ class Recovery:
         return False
 
     def clear(self, record: ImageRecord) -> None:
-        """Clear away what the attempts of an image in error left in Glance, which then is ``queued``.
+        """Clear away what attempts left of an image in Glance; one without data then is ``queued``.
 
         :raises NotYet: while the fence is closed; :class:`BeingCleared` while somebody else is at it
         :raises CannotRequeue: it is not possible; the text says what the operator can do
         :raises StoreUnavailable: the guard's store cannot be asked
         """
-        if record.error is None or record.last_number <= record.cleared_number:
+        if not record.remains:
             return
         if self._settings.requeue == 'off':
             if self._requeue.needed(record.image_id):
                 raise CannotRequeue('What a failed attempt left of this image stands in the way, and the guard is set '
                                     'not to clear it away (requeue = off): an operator has to.')
             return
-        self._fence(record)
+        tasks = [task for attempt in self._past_the_fence(record) if (task := self._task(record, attempt)) is not None]
         # Two threads of one process must not take each other's right for their own.
         name = f'{self._workers.name()}:{threading.get_ident()}'
         if not self._store.begin_clearing(record.key, record.last_number, name):
             raise BeingCleared
         cleared = False
         try:
-            self._requeue.clear(record.image_id, lambda: self._store.keep_clearing(record.key, name))
+            self._requeue.clear(record.image_id, lambda: self._store.keep_clearing(record.key, name), tasks)
             cleared = True
         except Overtaken as error:
             raise BeingCleared from error
@@ -103,8 +107,7 @@ class Recovery:
 
         :param status: what Glance says of the image; ``None`` where that is not known
         """
-        if record.error is not None and record.error.kind is Kind.IMPORT and status == 'uploading':
-            # The staged data is sound: the import can be asked for again.
+        if self.keeps_staged(record, status):
             return
         try:
             self.clear(record)
@@ -113,6 +116,14 @@ class Recovery:
         except Exception:
             # Glance's stores and their drivers: whatever it is, the next look or retry meets it again.
             LOG.exception('image %s: what is left of it could not be cleared away', record.image_id)
+
+    @staticmethod
+    def keeps_staged(record: ImageRecord, status: str | None) -> bool:
+        """Whether what a failed import has left is sound staged data, for which an import can be asked again.
+
+        :param status: what Glance says of the image; ``None`` where that is not known
+        """
+        return record.error is not None and record.error.kind is Kind.IMPORT and status == 'uploading'
 
     def after_failure(self, image_id: str, created_at: str) -> None:
         """Clear away what an attempt of this process has just left."""
@@ -124,17 +135,23 @@ class Recovery:
         if record is not None:
             self.try_to_clear(record, None)
 
-    def _fence(self, record: ImageRecord) -> None:
-        error = record.error
-        shown = self._store.attempt(record.key, error.number) if error is not None else None
-        if error is None or shown is None:
-            return
-        now = shown.updated_at + error.silent_for
-        for attempt in self._store.attempts(record.key, _MOST_ATTEMPTS):
-            if attempt.number <= record.cleared_number:
-                break
-            if attempt.state is not State.LOST or self._workers.is_gone(attempt.host, attempt.worker):
+    def _past_the_fence(self, record: ImageRecord) -> list[AttemptRow]:
+        """The attempts that may have left something.
+
+        :raises NotYet: one of them may still wake up and write
+        """
+        found = [attempt for attempt in self._store.attempts(record.key, _MOST_ATTEMPTS)
+                 if attempt.number > record.cleared_number]
+        for attempt in found:
+            # A success that is not cleared was told by Glance's image, not by its worker.
+            if attempt.state in (State.FAILED, State.RUNNING) or self._workers.is_gone(attempt.host, attempt.worker):
                 continue
-            wait = self._settings.fence_seconds - (now - attempt.updated_at)
+            wait = self._settings.fence_seconds - attempt.silent_for
             if wait > 0:
                 raise NotYet(wait)
+        return found
+
+    def _task(self, record: ImageRecord, attempt: AttemptRow) -> str | None:
+        if attempt.kind not in watch.IMPORTS or attempt.task_id is not None:
+            return attempt.task_id
+        return self._tasks.find(record.image_id, [attempt.request_id])

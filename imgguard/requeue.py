@@ -10,10 +10,13 @@ same image writes a file of that very name. So the image is first *held*: brough
 into a status from which neither the dead worker, should it wake up, nor any new request can go on.
 Only then is anything deleted, and only the last step makes it ``queued``. Whoever dies in between leaves
 an image that is dead as before, and the next to clear it begins anew.
+
+An image that has its data is never changed, but what a dead import or copy has not put away is: its lock, its
+staged data, what it wrote into a store that Glance then was not told of.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -30,6 +33,7 @@ _IMPORTING: Final = 'os_glance_importing_to_stores'
 _HOSTS: Final = ('os_glance_stage_host', 'os_glance_hash_op_host')
 _LEFT_OVER: Final = (_IMPORTING, 'os_glance_failed_import', *_HOSTS)
 _OF_DATA: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
+_WITH_DATA: Final = frozenset({'active', 'deactivated'})
 _HANGING: Final = frozenset({'saving', 'uploading', 'importing'})
 #: An upload goes on from ``saving`` only, a stage from ``uploading``, an import from ``importing``. No request
 #: begins from ``saving`` or ``importing``, and an import goes on only while it has its lock.
@@ -60,21 +64,24 @@ class Requeue:
             image = self._look(image_id)
             return image is not None and self._has_remains(image)
 
-    def clear(self, image_id: str, still_mine: Callable[[], bool]) -> None:
-        """Put the image back to a clean ``queued``; one that needs nothing, or has data, is not touched.
+    def clear(self, image_id: str, still_mine: Callable[[], bool], tasks: Collection[str] = ()) -> None:
+        """Put the image back to a clean ``queued``, or tidy one up that has its data; one that needs nothing stays.
 
         :param still_mine: asked before each step that cannot be undone; ``False`` stops at once
+        :param tasks: of Glance, whose workers are dead
         :raises Overtaken: stopped, by ``still_mine`` or because the image changed meanwhile
         :raises CannotRequeue: something could not be deleted; the image has the status it had
         """
         with _database_errors():
             image = self._look(image_id)
-            if image is None or image.status not in _HELD:
+            if image is None or image.status not in _HELD.keys() | _WITH_DATA:
                 return
             if not glance_stores.is_plain(image_id):
                 raise CannotRequeue('The id of this image cannot be the name of a file, so what is left of its data '
                                     'cannot be looked for: an operator has to delete the image.')
-            if self._has_remains(image):
+            if image.status in _WITH_DATA:
+                _Tidying(self._database, self._context, image, still_mine).run(tasks)
+            elif self._has_remains(image):
                 _Clearing(self._database, self._context, image, still_mine).run()
 
     def _look(self, image_id: str) -> Any:
@@ -111,8 +118,8 @@ class Requeue:
         return context.get_admin_context()
 
 
-class _Clearing:
-    """One image being put back.
+class _Steps:
+    """The steps in which the remains of one image go; each may find that the right to take it is lost.
 
     :param image: as it was found
     """
@@ -122,28 +129,8 @@ class _Clearing:
         self._context = context
         self._id: str = image.image_id
         self._found: str = image.status
-        self._held: str = _HELD[image.status]
         self._lock: str | None = image.extra_properties.get(_LOCK)
         self._still_mine = still_mine
-
-    def run(self) -> None:
-        # Without its lock an import writes nothing more to the image (api_image_import.py, ImportActionWrapper),
-        # so the lock goes before the status.
-        if self._lock is not None:
-            self._unlock(self._lock)
-        self._ask()
-        self._change(self._found, self._held, {})
-        try:
-            image = self._held_image()
-            self._delete_data(image)
-        except Undeletable as error:
-            self._let_go()
-            raise CannotRequeue(f'Image {self._id} cannot be uploaded again: {error}. '
-                                'It can be once an operator has removed the cause.') from error
-        self._delete_properties(image)
-        self._ask()
-        self._change(self._held, 'queued', dict.fromkeys(_OF_DATA))
-        LOG.info('Image %s was put back from %s to queued', self._id, self._found)
 
     def _ask(self) -> None:
         if not self._still_mine():
@@ -156,7 +143,6 @@ class _Clearing:
             self._database.image_delete_property_atomic(self._id, _LOCK, task_id)
         except exception.NotFound as error:
             raise self._overtaken() from error
-        self._end_task(task_id)
 
     def _end_task(self, task_id: str) -> None:
         """End the task of the dead import, as Glance does it when a lock has expired (``_bust_import_lock``)."""
@@ -165,15 +151,15 @@ class _Clearing:
         tasks = glance.db.TaskRepo(self._context, self._database)
         try:
             task = tasks.get(task_id)
-            task.fail('The worker of this import is gone; the image was put back to queued')
+            task.fail('The worker of this import is gone; what it left was cleared away')
             tasks.save(task)
         except (exception.NotFound, exception.InvalidTaskStatusTransition):
             LOG.debug('Image %s: its import task %s had ended', self._id, task_id)
 
-    def _held_image(self) -> Any:
-        """The image as it is now that nobody else writes to it.
+    def _unlocked(self) -> Any:
+        """The image as it is now that no import goes on.
 
-        :raises Overtaken: another import has begun while this one was being unlocked
+        :raises Overtaken: another import has begun meanwhile
         """
         import glance.db
         from glance.common import exception
@@ -182,9 +168,86 @@ class _Clearing:
         except exception.NotFound as error:
             raise self._overtaken() from error
         if _LOCK in image.extra_properties:
-            self._let_go()
             raise self._overtaken()
         return image
+
+    def _delete_staged(self) -> None:
+        for path in glance_stores.staged_files(self._id):
+            self._ask()
+            glance_stores.delete_staged(path)
+
+    def _delete_properties(self, image: Any, names: Collection[str]) -> None:
+        from glance.common import exception
+        for name in names:
+            value = image.extra_properties.get(name)
+            if value is None:
+                continue
+            self._ask()
+            try:
+                self._database.image_delete_property_atomic(self._id, name, value)
+            except exception.NotFound as error:
+                raise self._overtaken() from error
+
+    def _overtaken(self) -> Overtaken:
+        return Overtaken(f'Image {self._id} was changed while it was being cleared.')
+
+
+class _Tidying(_Steps):
+    """An image that has its data, and that a dead import or copy did not leave as Glance leaves it."""
+
+    def run(self, tasks: Collection[str]) -> None:
+        if self._lock is not None:
+            if self._lock not in tasks:
+                raise self._overtaken()
+            self._unlock(self._lock)
+        for task_id in tasks:
+            self._end_task(task_id)
+        image = self._unlocked()
+        try:
+            self._delete_staged()
+            for file in glance_stores.unknown_files(self._id, image.locations):
+                self._ask()
+                file.delete()
+        except Undeletable as error:
+            raise CannotRequeue(f'What a dead import left beside image {self._id} is still there: {error}.') from error
+        # Glance itself leaves these empty.
+        self._delete_properties(image, [name for name in (_IMPORTING, *_HOSTS) if image.extra_properties.get(name)])
+
+
+class _Clearing(_Steps):
+    """One image being put back."""
+
+    @property
+    def _held(self) -> str:
+        return _HELD[self._found]
+
+    def run(self) -> None:
+        # Without its lock an import writes nothing more to the image (api_image_import.py, ImportActionWrapper),
+        # so the lock goes before the status.
+        if self._lock is not None:
+            self._unlock(self._lock)
+            self._end_task(self._lock)
+        self._ask()
+        self._change(self._found, self._held, {})
+        try:
+            image = self._held_image()
+            self._delete_data(image)
+        except Undeletable as error:
+            self._let_go()
+            raise CannotRequeue(f'Image {self._id} cannot be uploaded again: {error}. '
+                                'It can be once an operator has removed the cause.') from error
+        self._delete_properties(image, _LEFT_OVER)
+        self._ask()
+        self._change(self._held, 'queued', dict.fromkeys(_OF_DATA))
+        LOG.info('Image %s was put back from %s to queued', self._id, self._found)
+
+    def _held_image(self) -> Any:
+        """The image as it is now that nobody else writes to it."""
+        try:
+            return self._unlocked()
+        except Overtaken:
+            self._let_go()
+            raise
 
     def _delete_data(self, image: Any) -> None:
         for location in image.locations:
@@ -194,25 +257,11 @@ class _Clearing:
             # Not through Glance's own helper, which would leave it to the scrubber where delayed_delete
             # is set: that deletes the file of this name later, when a retry has written its own.
             self._database.image_location_delete(self._context, self._id, location['id'], 'deleted')
-        for path in glance_stores.staged_files(self._id):
-            self._ask()
-            glance_stores.delete_staged(path)
+        self._delete_staged()
         for file in glance_stores.stored_files(self._id):
             if file.exists():
                 self._ask()
                 file.delete()
-
-    def _delete_properties(self, image: Any) -> None:
-        from glance.common import exception
-        for name in _LEFT_OVER:
-            value = image.extra_properties.get(name)
-            if value is None:
-                continue
-            self._ask()
-            try:
-                self._database.image_delete_property_atomic(self._id, name, value)
-            except exception.NotFound as error:
-                raise self._overtaken() from error
 
     def _change(self, status: str, to: str, values: dict[str, None]) -> None:
         """Compare-and-set of the status.
@@ -229,9 +278,6 @@ class _Clearing:
         """Give the image the status it was found with, unless it is another's by now."""
         self._ask()
         self._change(self._held, self._found, {})
-
-    def _overtaken(self) -> Overtaken:
-        return Overtaken(f'Image {self._id} was changed while it was being cleared.')
 
 
 @contextmanager

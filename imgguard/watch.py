@@ -157,20 +157,19 @@ def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> None:
         guard.succeeded(ended.claim, _ACCEPTED, seen.size or ended.received, result.failure)
         return
     shown = ended.guarded and ended.kind is not Kind.COPY and seen.status is not None
-    guard.failed(ended.image, ended.claim, result.failure, _ACCEPTED, ended.received, shown)
+    guard.failed(ended.image, ended.claim, result.failure, _ACCEPTED, ended.received, shown, remains=ended.guarded)
 
 
-def settle(store: Store, guard: Guard, tasks: GlanceTasks, record: ImageRecord, gone: bool = False) -> bool:
+def settle(store: Store, guard: Guard, tasks: GlanceTasks, record: ImageRecord) -> bool:
     """Decide on a running import that nobody watches any more: its process is dead or was silent for too long.
 
     How the task ended is Glance's word; one that did not end has died with its process.
 
-    :param gone: whether the process that watched it is known to be dead
     :returns: whether a verdict was stored
     :raises StoreUnavailable: when the store cannot be read or written
     """
     running = record.running
-    if running is None or running.kind not in IMPORTS or (running.alive and not gone):
+    if running is None or running.kind not in IMPORTS or running.alive:
         return False
     task_id = running.task_id or _begun(store, tasks, record, running)
     seen = tasks.look(record.image_id, record.created_at, task_id)
@@ -180,6 +179,8 @@ def settle(store: Store, guard: Guard, tasks: GlanceTasks, record: ImageRecord, 
         result = SUCCEEDED
     if result is None:
         return store.lose(record.key, running.number)
+    if result.verdict is Verdict.SUCCEEDED:
+        return store.arrive(record.key, running.number, result.failure.text if result.failure else None)
     image = Image(record.image_id, record.created_at, seen.status or 'deleted', record.owner, None)
     claim = Claim(record.key, running.number, record.error)
     end(guard, Import(running.kind, image, claim, running.guarded, task_id, ()), result, seen)

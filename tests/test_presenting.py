@@ -34,7 +34,7 @@ def record(error: ErrorState | None = None, running: Running | None = None,
            give_up_at: float | None = None) -> ImageRecord:
     return ImageRecord(key=1, image_id='x', created_at=CREATED, owner='red', keep=True, attempts=3,
                        give_up_at=give_up_at, overdue=False, error=error, running=running, deleted=False,
-                       last_number=3, cleared_number=0)
+                       last_number=3, cleared_number=0, remains=True)
 
 
 def records(known: ImageRecord) -> dict[tuple[str, str], ImageRecord]:

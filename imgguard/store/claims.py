@@ -41,8 +41,8 @@ class Claims:
         values = {'task_id': fit(attempts.c.task_id, task_id)}
         self._database.write(lambda connection: connection.execute(statement, values).close())
 
-    def finish(self, claim: Claim, state: State, failure: Failure | None, *, shown: bool, http_status: int | None,
-               bytes_received: int) -> bool:
+    def finish(self, claim: Claim, state: State, failure: Failure | None, *, shown: bool, remains: bool,
+               http_status: int | None, bytes_received: int) -> bool:
         """End the attempt that holds the claim, or that was lost and nothing came after it."""
         if state is State.RUNNING or (state is not State.SUCCEEDED and failure is None):
             raise ValueError(f'an attempt cannot end as {state} with {failure}')
@@ -62,13 +62,16 @@ class Claims:
         def change(connection: Connection) -> bool:
             if connection.execute(free, {**of, **verdict}).rowcount == 1:
                 connection.execute(self._sql.end(), end)
+                if remains and state is not State.SUCCEEDED:
+                    connection.execute(self._sql.remain(), {'of_key': claim.key})
                 return True
             if not self._is_newest(connection, claim) or connection.execute(self._sql.end_late(), end).rowcount != 1:
                 return False
             if state is State.SUCCEEDED:
                 # Whoever clears loses the right to: the image is active.
                 connection.execute(self._sql.change(), {
-                    'of_key': claim.key, **NO_ERROR, 'give_up_at': None, 'clearing_by': None, 'clearing_at': None})
+                    'of_key': claim.key, **NO_ERROR, 'give_up_at': None, 'clearing_by': None, 'clearing_at': None,
+                    'remains_at': None, 'cleared_number': claim.number})
             elif verdict:
                 connection.execute(self._sql.replace(), {**of, **verdict})
             return True

@@ -43,6 +43,11 @@ class Clearing:
         """Give the right back; ``False`` when it was lost."""
         return self._changed(self._sql.cleared if cleared else self._sql.not_cleared, key, worker)
 
+    def postpone(self, key: int, seconds: float) -> None:
+        """Look for the remains of this image not before so many seconds have passed."""
+        self._database.write(lambda connection: connection.execute(
+            self._sql.postpone(), {'of_key': key, 'of_seconds': seconds}).close())
+
     def _changed(self, statement: Callable[[], Update], key: int, worker: str) -> bool:
         of = {'of_key': key, 'of_worker': fit(images.c.clearing_by, worker)}
         return self._database.write(lambda connection: connection.execute(statement(), of).rowcount == 1)

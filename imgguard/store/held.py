@@ -11,12 +11,12 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Connection, Row
 
 from imgguard import codes
-from imgguard.attempts import Failure, ImageRecord, NewAttempt, State
+from imgguard.attempts import Failure, ImageRecord, Kind, NewAttempt, Running, State
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, fit, images
 from imgguard.store.rows import FACTS, make_or_update, record
-from imgguard.store.statements import Statements
+from imgguard.store.statements import NO_ERROR, Statements
 
 Result = TypeVar('Result')
 
@@ -75,25 +75,41 @@ class Rows:
         running = held.record.running
         if running is None or running.alive:
             return held
-        self.lose(connection, held.record.key, running.number, running.guarded)
+        self.lose(connection, held.record.key, running)
         now = self.by_key(connection, held.record.key)
         assert now is not None
         return now
 
-    def lose(self, connection: Connection, key: int, number: int, guarded: bool) -> None:
+    def lose(self, connection: Connection, key: int, running: Running) -> None:
         """End the running attempt as lost; it becomes the verdict if it was guarded."""
         text = codes.default_text(codes.WORKER_LOST)
-        of = {'of_key': key, 'of_number': number}
-        connection.execute(self._sql.end_lost(), {
+        of = {'of_key': key, 'of_number': running.number}
+        connection.execute(self._sql.end_silent(), {
             **of, 'state': State.LOST.value, 'code': codes.WORKER_LOST, 'message': text})
-        if guarded:
+        # A copy failed, not the image, which has its data.
+        if running.guarded and running.kind is not Kind.COPY:
             connection.execute(self._sql.show_lost(), {
                 **of, 'error_code': codes.WORKER_LOST, 'error_text': fit(images.c.error_text, text)})
         else:
             connection.execute(self._sql.free(), of)
+        if running.guarded:
+            connection.execute(self._sql.remain(), {'of_key': key})
 
-    def declare(self, connection: Connection, key: int, number: int, new: NewAttempt, failure: Failure) -> None:
-        """Put an image in error that no attempt holds, as an entry of its history with this number."""
+    def arrive(self, connection: Connection, key: int, running: Running, remark: str | None) -> None:
+        """End the running attempt as succeeded although it said nothing; its verdict and deadline are cleared."""
+        of = {'of_key': key, 'of_number': running.number}
+        connection.execute(self._sql.end_silent(), {
+            **of, 'state': State.SUCCEEDED.value, 'code': None, 'message': fit(attempts.c.message, remark)})
+        connection.execute(self._sql.free(), of)
+        connection.execute(self._sql.change(), {'of_key': key, **NO_ERROR, 'give_up_at': None})
+        if running.guarded:
+            connection.execute(self._sql.remain(), {'of_key': key})
+
+    def declare(self, connection: Connection, known: ImageRecord, new: NewAttempt, failure: Failure) -> int:
+        """Put an image in error that no attempt holds, as an entry of its history, whose number is returned."""
+        key, number = known.key, known.last_number + 1
+        if known.last_number > known.cleared_number:
+            connection.execute(self._sql.remain(), {'of_key': key})
         connection.execute(self._sql.insert(), attempt_row(key, number, new))
         connection.execute(self._sql.end(), {
             'of_key': key, 'of_number': number, 'state': State.FAILED.value, 'code': failure.code,
@@ -102,6 +118,7 @@ class Rows:
             'of_key': key, 'last_number': number, 'error_number': number, 'error_code': failure.code,
             'error_text': fit(images.c.error_text, failure.text),
             'error_request_id': fit(images.c.error_request_id, new.request_id)})
+        return number
 
     def _held(self, connection: Connection, row: Row[Any] | None) -> Held | None:
         if row is None:

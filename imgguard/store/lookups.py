@@ -33,8 +33,12 @@ class Lookups:
         self._silent: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.running_at < clock.fixed_now() - clock.silence, images.c.running_at <= clock.proven(),
             images.c.deleted_at.is_(None)).order_by(images.c.running_at))
-        self._newest: Final = select(ATTEMPT_COLUMNS[0]).with_only_columns(*ATTEMPT_COLUMNS).where(
-            attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc())
+        self._remaining: Final = clock.prepared(lambda: select(images.c.image_id).where(
+            images.c.remains_at <= clock.fixed_now(), images.c.running_number.is_(None),
+            images.c.deleted_at.is_(None)).order_by(images.c.remains_at))
+        self._newest: Final = clock.prepared(lambda: select(
+            *ATTEMPT_COLUMNS, clock.now() - attempts.c.updated_at).where(
+            attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc()))
 
     def records(self, image_ids: Sequence[str]) -> dict[tuple[str, str], ImageRecord]:
         """What is known of a page of images, by id and time of creation: one query."""
@@ -77,16 +81,20 @@ class Lookups:
             ids += self._ids(self._silent().limit(limit - len(ids)))
         return ids
 
+    def remaining(self, limit: int) -> list[str]:
+        """Ids of images whose attempts may have left something, the longest waiting first."""
+        return self._ids(self._remaining().limit(limit))
+
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:
         """The history of one image, the newest first, from below the number ``marker`` on."""
-        statement = self._newest.limit(limit)
+        statement = self._newest().limit(limit)
         if marker is not None:
             statement = statement.where(attempts.c.number < marker)
         return [attempt(row) for row in self._rows(statement, {'of_key': key})]
 
     def attempt(self, key: int, number: int) -> AttemptRow | None:
         """One attempt of one image."""
-        statement = self._newest.where(attempts.c.number == bindparam('of_number'))
+        statement = self._newest().where(attempts.c.number == bindparam('of_number'))
         found = self._rows(statement, {'of_key': key, 'of_number': number})
         return attempt(found[0]) if found else None
 

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import VARCHAR
 
 VERSION_TABLE: Final = 'imgguard_alembic_version'
-HEAD: Final = '0001'
+HEAD: Final = '0002'
 
 metadata: Final = MetaData()
 
@@ -59,11 +59,13 @@ images: Final = Table(
     Column('clearing_number', Integer, nullable=False, default=0),
     Column('clearing_by', String(255)),
     Column('clearing_at', Double),
+    Column('remains_at', Double),
     UniqueConstraint('image_id', 'created_at', name='imgguard_images_image_id_created_at'),
     Index('imgguard_images_error_at', 'error_at'),
     Index('imgguard_images_error_code_error_at', 'error_code', 'error_at'),
     Index('imgguard_images_give_up_at', 'give_up_at'),
     Index('imgguard_images_running_at', 'running_at'),
+    Index('imgguard_images_remains_at', 'remains_at'),
     # A key used again after a purge would hand an old claim a new image.
     sqlite_autoincrement=True,
     **_MARIADB,

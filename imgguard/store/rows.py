@@ -1,7 +1,7 @@
 """From rows to values, and rows made or updated."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, Insert, Table
@@ -14,7 +14,7 @@ from imgguard.store.models import attempts, images
 # The order is that in which record() takes them.
 RECORD_COLUMNS: Final = (
     images.c.key, images.c.image_id, images.c.created_at, images.c.owner, images.c.keep, images.c.attempts,
-    images.c.give_up_at, images.c.deleted_at, images.c.last_number, images.c.cleared_number,
+    images.c.give_up_at, images.c.deleted_at, images.c.last_number, images.c.cleared_number, images.c.remains_at,
     images.c.error_number, images.c.error_code, images.c.error_text, images.c.error_at,
     images.c.error_request_id, images.c.error_bytes, images.c.running_number, images.c.running_guarded,
     images.c.running_since, images.c.running_at,
@@ -33,6 +33,7 @@ class AttemptRow:
     :param bytes_expected: ``None`` when the client did not say
     :param worker: names the process that ran it
     :param task_id: the task of Glance that did the work, if that is known
+    :param silent_for: seconds since the last sign of life
     """
 
     number: int
@@ -53,6 +54,7 @@ class AttemptRow:
     host: str
     worker: str
     task_id: str | None
+    silent_for: float = field(compare=False)
 
 
 def facts(table: FromClause, clock: Clock) -> tuple[ColumnElement[Any], ...]:
@@ -71,8 +73,9 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
     :param shown: those of the attempt whose verdict is shown, if there is one
     :param silence: seconds without a sign of life after which an attempt may be lost
     """
-    (key, image_id, created_at, owner, keep, count, give_up_at, deleted_at, last_number, cleared_number, error_number,
-     code, text, error_at, request_id, received, running_number, guarded, since, _, silent_for, overdue, _) = row
+    (key, image_id, created_at, owner, keep, count, give_up_at, deleted_at, last_number, cleared_number, remains_at,
+     error_number, code, text, error_at, request_id, received, running_number, guarded, since, _, silent_for, overdue,
+     _) = row
     error = holder = None
     if error_number is not None:
         kind, state, user_id, project_id, host, worker, _, silent = shown
@@ -83,11 +86,11 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
         alive = silent_for <= silence or not proven
         holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for)
     return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, holder,
-                       deleted_at is not None, last_number, cleared_number)
+                       deleted_at is not None, last_number, cleared_number, remains_at is not None)
 
 
 def attempt(row: Sequence[Any]) -> AttemptRow:
-    """The value of a row of :data:`ATTEMPT_COLUMNS`."""
+    """The value of a row of :data:`ATTEMPT_COLUMNS`, followed by the seconds since its last sign of life."""
     number, kind, state, *rest = row
     return AttemptRow(number, Kind(kind), State(state), *rest)
 

@@ -27,6 +27,7 @@ from imgguard.store.models import attempts, images, workers
 from imgguard.store.rows import RECORD_COLUMNS, facts, upsert
 
 _NOT_RUNNING: Final = {'running_number': None, 'running_guarded': None, 'running_since': None, 'running_at': None}
+_NO_REMAINS: Final = {'remains_at': None}
 _NOT_CLEARING: Final = {'clearing_by': None, 'clearing_at': None}
 NO_ERROR: Final = {'error_number': None, 'error_code': None, 'error_text': None, 'error_at': None,
                    'error_request_id': None, 'error_bytes': None}
@@ -38,7 +39,7 @@ class Statements:
     * ``by_name`` (of_id, of_time), ``by_key`` (of_key): the row of an image, which it locks; ``facts`` (of_key,
       of_running, of_shown): the numbers and facts of these attempts of it; ``proven``: see
       :meth:`imgguard.store.clock.Clock.proven`
-    * ``insert``: a running attempt; ``end``, ``end_lost`` (of_key, of_number): an attempt that still runs, the latter
+    * ``insert``: a running attempt; ``end``, ``end_silent`` (of_key, of_number): an attempt that still runs, the latter
       without a sign of life; ``end_late``: one that was lost; ``revive``: it runs again; ``forget``,
       ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost
     * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``show``, ``show_lost``,
@@ -48,6 +49,7 @@ class Statements:
     * ``change`` (of_key): any columns of an image; ``declare`` (of_key): set its verdict where no attempt holds it;
       ``replace`` (of_key, of_number): set it where it is of that attempt; ``unshow``: clear it there
     * ``delete`` (of_id, of_time): Glance has deleted the image
+    * ``remain`` (of_key): something may be left that is to be cleared away; ``postpone`` (of_key, of_seconds): not now
     * ``clear`` (of_key), ``keep_clearing``, ``cleared``, ``not_cleared`` (of_key, of_worker): the right to clear
     * ``seen`` (of_worker, of_host): a sign of life of a worker
     """
@@ -79,7 +81,7 @@ class Statements:
         prepared, now = self._clock.prepared, self._clock.now
         self.insert = prepared(self._insert)
         self.end = prepared(lambda: _attempt(State.RUNNING).values(finished_at=now(), updated_at=now()))
-        self.end_lost = prepared(lambda: _attempt(State.RUNNING).values(finished_at=now()))
+        self.end_silent = prepared(lambda: _attempt(State.RUNNING).values(finished_at=now()))
         self.end_late = prepared(lambda: _attempt(State.LOST).values(finished_at=now(), updated_at=now()))
         self.revive = prepared(lambda: _attempt(State.LOST).values(
             state=State.RUNNING.value, code=None, message=None, finished_at=None, updated_at=now()))
@@ -99,7 +101,8 @@ class Statements:
     def _prepare_verdicts(self) -> None:
         prepared = self._clock.prepared
         self.free = prepared(_free)
-        self.succeed = prepared(lambda: _free().values(**NO_ERROR, give_up_at=None))
+        self.succeed = prepared(lambda: _free().values(
+            **NO_ERROR, **_NO_REMAINS, give_up_at=None, cleared_number=bindparam('of_number')))
         self.declare = prepared(self._declare)
         self.show = prepared(self._show)
         self.show_lost = prepared(
@@ -109,11 +112,16 @@ class Statements:
 
     def _prepare_clearing(self) -> None:
         prepared, now = self._clock.prepared, self._clock.now
+        remaining = images.c.remains_at.is_not(None)
+        self.remain = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')).values(
+            remains_at=now()))
+        self.postpone = prepared(lambda: update(images).where(images.c.key == bindparam('of_key'), remaining).values(
+            remains_at=now() + bindparam('of_seconds')))
         self.clear = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')).values(
             clearing_at=now()))
         self.keep_clearing = prepared(lambda: _clearing().values(clearing_at=now()))
         self.cleared = prepared(lambda: _clearing().values(
-            cleared_number=images.c.clearing_number, **_NOT_CLEARING))
+            cleared_number=images.c.clearing_number, **_NO_REMAINS, **_NOT_CLEARING))
         self.not_cleared = prepared(lambda: _clearing().values(**_NOT_CLEARING))
 
     def _locking(self) -> Select[Any]:
@@ -126,7 +134,7 @@ class Statements:
     def _reclaim(self) -> Update:
         return update(images).where(images.c.key == bindparam('of_key')).values(
             running_number=bindparam('of_number'), running_guarded=_of_attempt(attempts.c.guarded),
-            running_since=_of_attempt(attempts.c.started_at), running_at=self._clock.now())
+            running_since=_of_attempt(attempts.c.started_at), running_at=self._clock.now(), **_NO_REMAINS)
 
     def _declare(self) -> Update:
         return update(images).where(images.c.key == bindparam('of_key')).values(

@@ -116,7 +116,7 @@ class Store:
         return self._claims.renew(worker, host, bytes_received)
 
     def finish(self, claim: Claim, state: State, failure: Failure | None, *, shown: bool, http_status: int | None,
-               bytes_received: int) -> bool:
+               bytes_received: int, remains: bool | None = None) -> bool:
         """End an attempt and free the image.
 
         Success clears the verdict of the image. The end of an attempt that was given up as lost counts as long as no
@@ -125,11 +125,13 @@ class Store:
 
         :param failure: why it failed; with success, its text (if any) becomes the message of the attempt
         :param shown: whether a failure becomes the verdict of the image
+        :param remains: whether the attempt may have left something in Glance that is to be cleared away; ``None`` for
+            what ``shown`` says
         :return: whether the end counts
         :raises ValueError: ``state`` is no end, or a failure is missing
         """
-        return self._claims.finish(claim, state, failure, shown=shown, http_status=http_status,
-                                   bytes_received=bytes_received)
+        return self._claims.finish(claim, state, failure, shown=shown, remains=shown if remains is None else remains,
+                                   http_status=http_status, bytes_received=bytes_received)
 
     def withdraw(self, claim: Claim) -> None:
         """Take back an attempt whose request was refused at the door, and free the image."""
@@ -150,6 +152,16 @@ class Store:
         :return: whether this call did it, which is true for exactly one of several callers
         """
         return self._verdicts.lose(key, number)
+
+    def arrive(self, key: int, number: int, remark: str | None) -> bool:
+        """End a running attempt that is not alive as succeeded, for its image has its data.
+
+        What its worker had still to put away remains to be cleared away.
+
+        :param remark: what is to be said all the same
+        :return: whether this call did it, which is true for exactly one of several callers
+        """
+        return self._verdicts.arrive(key, number, remark)
 
     def declare_dead(self, key: int) -> Busy | int:
         """Take an operator's word that the workers of an image's silent attempts are dead.
@@ -212,6 +224,10 @@ class Store:
         """
         return self._clearing.end(key, worker, cleared)
 
+    def postpone_clearing(self, key: int, seconds: float) -> None:
+        """Let :meth:`remaining` name this image only after so many seconds, if it names it at all."""
+        self._clearing.postpone(key, seconds)
+
     def purge(self, older_than_seconds: float) -> int:
         """Forget images with their history that were deleted, or whose data came, and workers not seen for a day.
 
@@ -253,6 +269,13 @@ class Store:
         Their deadline has passed and no verdict was given yet, or their attempt runs but is not alive.
         """
         return self._lookups.due(limit)
+
+    def remaining(self, limit: int) -> list[str]:
+        """Ids of images whose attempts may have left something in Glance, the longest waiting first.
+
+        Not those that an attempt holds, that are deleted, or that were postponed.
+        """
+        return self._lookups.remaining(limit)
 
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:
         """The history of one image, the newest attempt first.

@@ -1,10 +1,11 @@
 """The changes of those who judge: time, readers, and the client's word. Each is one transaction."""
 
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection
 
-from imgguard.attempts import Busy, Failure, Kind, NewAttempt
+from imgguard.attempts import Busy, Failure, Kind, NewAttempt, Running
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.held import Held, Rows
@@ -33,20 +34,27 @@ class Verdicts:
             known = held.record
             if not known.overdue or known.running is not None or known.error is not None or known.deleted:
                 return False
-            self._rows.declare(connection, key, known.last_number + 1, _NOBODY, failure)
+            self._rows.declare(connection, known, _NOBODY, failure)
             return True
 
         return self._database.write(change)
 
     def lose(self, key: int, number: int) -> bool:
-        """End an attempt that is not alive; ``True`` for the one caller whose call did it."""
+        """End an attempt that is not alive as lost; ``True`` for the one caller whose call did it."""
+        return self._settled(key, number, lambda connection, running: self._rows.lose(connection, key, running))
+
+    def arrive(self, key: int, number: int, remark: str | None) -> bool:
+        """End an attempt that is not alive as succeeded; ``True`` for the one caller whose call did it."""
+        return self._settled(
+            key, number, lambda connection, running: self._rows.arrive(connection, key, running, remark))
+
+    def _settled(self, key: int, number: int, end: Callable[[Connection, Running], None]) -> bool:
         def change(connection: Connection) -> bool:
             held = self._rows.by_key(connection, key)
             running = None if held is None else held.record.running
             if running is None or running.number != number or running.alive:
                 return False
-            # A copy failed, not the image, which has its data.
-            self._rows.lose(connection, key, number, running.guarded and running.kind is not Kind.COPY)
+            end(connection, running)
             return True
 
         return self._database.write(change)
@@ -62,7 +70,7 @@ class Verdicts:
                 # That nobody proved the store reachable meanwhile does not count against the operator's word.
                 if running.silent_for <= self._clock.silence:
                     return Busy(running)
-                self._rows.lose(connection, key, running.number, running.guarded and running.kind is not Kind.COPY)
+                self._rows.lose(connection, key, running)
             of = {'of_key': key, 'of_above': held.record.cleared_number}
             return connection.execute(self._sql.end_dead(), of).rowcount
 
@@ -75,10 +83,10 @@ class Verdicts:
             known = self._rows.without_silent(connection, held).record
             if known.running is not None:
                 return Busy(known.running)
-            self._rows.declare(connection, known.key, known.last_number + 1, new, failure)
+            number = self._rows.declare(connection, known, new, failure)
             if owner is not None:
                 connection.execute(self._sql.change(), {'of_key': known.key, 'owner': fit(images.c.owner, owner)})
-            return known.last_number + 1
+            return number
 
         return self._rows.write(image_id, created_at, change)
 

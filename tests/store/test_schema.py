@@ -15,7 +15,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, make_url
+from sqlalchemy import Connection, MetaData, Table, insert, inspect, make_url, select
 
 import imgguard
 from imgguard.errors import StoreUnavailable
@@ -72,6 +72,43 @@ def test_the_models_name_the_same_collations(database: Database, new_database: C
 
     assert from_models.read(columns) == database.read(columns)
     from_models.close()
+
+
+def test_from_the_first_revision_with_data(new_database: Callable[[], str]) -> None:
+    """What was not cleared away under the old imgguard is looked for under the new one."""
+    database = Database(new_database())
+    config = schema.configuration()
+
+    def first(connection: Connection) -> None:
+        config.attributes['connection'] = connection
+        command.upgrade(config, '0001')
+
+    def data(connection: Connection) -> None:
+        tables = MetaData()
+        old = Table('imgguard_images', tables, autoload_with=connection)
+        history = Table('imgguard_attempts', tables, autoload_with=connection)
+        made = {'created_at': '2026-11-22T22:19:29Z', 'attempts': 1, 'clearing_number': 0}
+        for image_id, number, cleared, error in (('clean', 1, 1, 1), ('left', 2, 1, 2), ('waits', 0, 0, None)):
+            connection.execute(insert(old).values(
+                **made, image_id=image_id, last_number=number, cleared_number=cleared, error_number=error,
+                error_code=error and 'declared', error_at=error and 1.5))
+            key = connection.execute(select(old.c.key).where(old.c.image_id == image_id)).scalar_one()
+            for each in range(number):
+                connection.execute(insert(history).values(
+                    image_key=key, number=each + 1, kind='upload', state='failed', guarded=True, started_at=1,
+                    updated_at=1, bytes_received=0, host='h', worker='w'))
+
+    database.write(first)
+    database.write(data)
+    schema.upgrade(database)
+    assert schema.version(database) == HEAD
+    store = Store(database.url.render_as_string(hide_password=False), LEASE)
+    found = [record for image_id in ('clean', 'left', 'waits') for record in store.find(image_id)]
+    assert [(record.image_id, record.remains) for record in found] == [
+        ('clean', False), ('left', True), ('waits', False)]
+    assert store.remaining(10) == ['left']
+    store.close()
+    database.close()
 
 
 def _upgrade(url: str, start: object) -> None:
