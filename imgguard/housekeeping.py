@@ -14,6 +14,7 @@ from imgguard.glance_tasks import GlanceTasks
 from imgguard.recovery import NotYet, Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.store import Store
+from imgguard.tasks import GONE
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Housekeeping:
     def _look_after(self, record: ImageRecord) -> None:
         status = self._tasks.look(record.image_id, record.created_at, None).status
         settled = self._recovery.settle(record, status or 'deleted')
-        if status is None:
+        if status is None or status in GONE:
             self._store.deleted(record.image_id, record.created_at)
             return
         if settled:

@@ -56,7 +56,7 @@ class Seen:
 
 
 DATA: Final = frozenset({'active', 'deactivated'})
-_GONE: Final = frozenset({None, 'deleted', 'pending_delete'})
+GONE: Final = frozenset({None, 'deleted', 'pending_delete'})
 _NO_CAUSE: Final = 'Task failed due to Internal Error'
 _DELETED: Final = 'The image was deleted while its data was on the way.'
 _STAGED_LOST: Final = 'The staged data was lost before it could be imported. Stage it again.'
@@ -109,7 +109,7 @@ def judge(kind: Kind, seen: Seen, causes: Sequence[Cause], idle: float, stall: f
     :param idle: seconds since anything of it moved
     :param stall: seconds after which an import that does not move has failed
     """
-    if seen.status in _GONE:
+    if seen.status in GONE:
         return _failed(codes.IMPORT_FAILED, _DELETED)
     task = seen.task
     if task is None or not task.ended:

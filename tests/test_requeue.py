@@ -58,7 +58,7 @@ class Case:
 
     def everything(self, image_id: str) -> tuple[dict[str, Any], list[str], dict[Path, tuple[int, int, int]]]:
         """All that can be changed about an image: row, tasks, files."""
-        return self.inside.image(image_id), self.client.tasks(image_id), self.inside.files()
+        return self.inside.image(image_id), self.inside.tasks(image_id), self.inside.files()
 
     def clear(self, image_id: str) -> None:
         """Clear it as one to whom nothing comes in between."""
@@ -164,7 +164,7 @@ def download_hangs(case: Case) -> str:
     assert case.client.start_import(image_id, source.method) == 202
     eventually(lambda: (case.staging / image_id).exists(), 'the download to begin')
     image = case.inside.image(image_id)
-    assert (image['status'], case.client.tasks(image_id)) == ('importing', ['processing'])
+    assert (image['status'], case.inside.tasks(image_id)) == ('importing', ['processing'])
     assert LOCK in image['properties']
     return image_id
 
@@ -210,7 +210,7 @@ LEFT_BEHIND = (
 
 
 def wait_for_task(case: Case, image_id: str, status: str) -> None:
-    eventually(lambda: case.client.tasks(image_id) == [status], f'the task to be {status}')
+    eventually(lambda: case.inside.tasks(image_id) == [status], f'the task to be {status}')
 
 
 # How a client tries again.
@@ -231,7 +231,7 @@ def by_download(case: Case, image_id: str) -> None:
 
 
 def import_has_ended(case: Case, image_id: str) -> bool:
-    return LOCK not in case.inside.image(image_id)['properties'] and 'processing' not in case.client.tasks(image_id)
+    return LOCK not in case.inside.image(image_id)['properties'] and 'processing' not in case.inside.tasks(image_id)
 
 
 @pytest.mark.parametrize('again', [by_upload, by_stage_and_import, by_download])
@@ -251,7 +251,7 @@ def test_what_a_failure_leaves_is_cleared_and_the_retry_works(
         'status': 'queued', 'properties': {}, 'locations': [],
         'size': None, 'virtual_size': None, 'checksum': None, 'os_hash_algo': None, 'os_hash_value': None}
     assert case.inside.files() == others
-    assert set(case.client.tasks(image_id)) <= {'failure'}
+    assert set(case.inside.tasks(image_id)) <= {'failure'}
     assert case.inside.usage(case.client.project) == (0, 0, 0)
 
     again(case, image_id)
