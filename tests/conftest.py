@@ -18,17 +18,21 @@ a client over sockets in :mod:`demo.client`, ``skip_or_fail`` in :mod:`tests.har
 """
 
 import contextlib
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from wsgiref.types import WSGIApplication
 
 import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from webtest import TestApp
 
 from demo.private_glance import Options, PrivateGlance, Sections, lay_out
 from demo.server import Kind, Server, Size, start
-from tests.harness import IDENTITY, InProcessGlance
+from tests.harness import IDENTITY, SERVERS, InProcessGlance, administer
 
 
 class LoadApplication(Protocol):
@@ -49,6 +53,12 @@ class OverrideGlance(Protocol):
     def __call__(self, name: str, value: Any, group: str | None = None) -> None: ...
 
 
+class NewGlanceDatabase(Protocol):
+    """See :func:`new_glance_database`."""
+
+    def __call__(self) -> Sections: ...
+
+
 class StartServer(Protocol):
     """See :func:`start_server`."""
 
@@ -67,6 +77,40 @@ class StartServer(Protocol):
 def glance_template(tmp_path_factory: pytest.TempPathFactory) -> PrivateGlance:
     """A private Glance whose database is ready to be copied; nothing ever runs on it."""
     return lay_out(tmp_path_factory.mktemp('glance-template') / 'glance', guard=None)
+
+
+@pytest.fixture(scope='session')
+def new_glance_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewGlanceDatabase]:
+    """``new_glance_database()``: settings of a Glance with a database of its own on PostgreSQL.
+
+    For tests of several processes: Glance on SQLite may refuse one writer of several, and then loses a task
+    without a word. On a machine without PostgreSQL the settings are empty, and SQLite has to do.
+    """
+    names = (f'imgguard_glance_{os.getpid()}_{number}' for number in itertools.count())
+    made: list[str] = []
+
+    def settings(name: str) -> Sections:
+        url = make_url(SERVERS['postgresql']).set(database=name).render_as_string(hide_password=False)
+        return {'database': {'connection': url}}
+
+    def make() -> Sections:
+        name = next(names)
+        try:
+            administer('postgresql', f'CREATE DATABASE {name}' + (f' TEMPLATE {made[0]}' if made else ''))
+        except SQLAlchemyError:
+            if 'postgresql' in os.environ.get('IMGGUARD_REQUIRE', '').split(','):
+                raise
+            return {}
+        made.append(name)
+        if len(made) > 1:
+            return settings(name)
+        # The first one is the template of the others; nothing runs on it.
+        lay_out(tmp_path_factory.mktemp('glance-template') / 'glance', guard=None, settings=settings(name))
+        return make()
+
+    yield make
+    for name in made:
+        administer('postgresql', f'DROP DATABASE {name} WITH (FORCE)')
 
 
 @pytest.fixture(scope='session')

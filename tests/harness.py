@@ -8,10 +8,26 @@ from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 import pytest
+from sqlalchemy import create_engine
 
 from demo.private_glance import Options, PrivateGlance, write_paste_file
 
 IDENTITY = 'tests.identity:filter_factory'
+#: Databases of this machine, by accounts that may create databases.
+SERVERS = {
+    'postgresql': os.environ.get('IMGGUARD_TEST_POSTGRESQL', 'postgresql+psycopg://postgres@127.0.0.1:5432/test'),
+    'mariadb': os.environ.get('IMGGUARD_TEST_MARIADB', 'mariadb+pymysql://root@127.0.0.1:3306/test'),
+}
+
+
+def administer(name: str, statement: str) -> None:
+    """Run a statement as the account that may create databases."""
+    engine = create_engine(SERVERS[name], isolation_level='AUTOCOMMIT')
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+    finally:
+        engine.dispose()
 
 
 def skip_or_fail(name: str, reason: str) -> NoReturn:
@@ -43,6 +59,13 @@ class InProcessGlance:
         self._drain_workers = wsgi_app.drain_workers
         # Glance lets its threads end when Python exits; where none was started it fails to, loudly.
         atexit.unregister(self._drain_workers)
+
+    @property
+    def database_url(self) -> str:
+        """Where Glance's own database is."""
+        from oslo_config import cfg
+        url: str = cfg.CONF.database.connection
+        return url
 
     def close(self) -> None:
         """Wait for the threads Glance has started, such as those of imports."""

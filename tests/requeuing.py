@@ -249,6 +249,20 @@ def several_directories(folder: Path) -> None:
         (folder.parent / 'small' / image_id).write_bytes(b'partial')
         _clear_and_retry(client, inside, image_id)
         _external_location(client, inside)
+        _copy_that_died(client, inside, folder)
+
+
+def _copy_that_died(client: 'Client', inside: Inside, folder: Path) -> None:
+    """What it wrote into the other store is deleted, the data of the image is not."""
+    image_id = client.created()
+    assert client.send(image_id, DATA, headers={'X-Image-Meta-Store': 'fs'}) == 204
+    half, staged = folder.parent / 'big' / image_id, folder / 'staging' / image_id
+    half.write_bytes(DATA[:100])
+    staged.write_bytes(DATA)
+    Requeue().clear(image_id, lambda: True, ['a task nobody knows'])
+    assert not half.exists() and not staged.exists()
+    assert inside.image(image_id)['status'] == 'active'
+    assert client.request('GET', f'/v2/images/{image_id}/file').body == DATA
 
 
 def _external_location(client: 'Client', inside: Inside) -> None:

@@ -1,13 +1,13 @@
 """Lists: images in error are found by status and code, in Glance's own order, pages and links."""
 
 import itertools
-import sqlite3
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, insert, text
+from sqlalchemy import Engine, MetaData, Table, create_engine, event, insert, text
 
 from imgguard import listing, presenter
 from imgguard.store.models import images as rows_of_the_guard
@@ -327,16 +327,14 @@ class Crowd:
         model = self.bare.created(name='waiting')
         numbers = range(MANY_IN_ERROR + MANY_QUEUED)
         ids = [f'{number * 7919 % 100003:08x}-{model[9:23]}-{number:012x}' for number in numbers]
-        with sqlite3.connect(glance.glance.database, timeout=60) as database:
-            columns = [column[1] for column in database.execute('PRAGMA table_info(images)')]
-            values = ', '.join({'id': '?', 'name': '?', 'created_at': '?'}.get(name, f'"{name}"') for name in columns)
-            order = [name for name in columns if name in ('id', 'name', 'created_at')]
-            database.executemany(
-                f'INSERT INTO images SELECT {values} FROM images WHERE id = "{model}"',  # noqa: S608
-                [tuple({'id': ids[number], 'name': f'name-{number % 10}' if number % 6 else 'waiting',
-                        'created_at': f'2026-01-01 00:{number // 60 % 60:02}:{number % 60:02}.000000'}[name]
-                       for name in order) for number in numbers])
-        database.close()
+        engine = create_engine(glance.database_url)
+        with engine.begin() as connection:
+            table = Table('images', MetaData(), autoload_with=connection)
+            row = connection.execute(table.select().where(table.c.id == model)).mappings().one()
+            connection.execute(insert(table), [
+                {**row, 'id': ids[number], 'name': f'name-{number % 10}' if number % 6 else 'waiting',
+                 'created_at': datetime(2026, 1, 1, 0, number // 60 % 60, number % 60)} for number in numbers])
+        engine.dispose()
         # Every sixth waits, the others are in error.
         self.in_error = {ids[number] for number in numbers if number % 6}
         self.waiting = {ids[number] for number in numbers if number % 6 == 0} | {model}

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-from sqlalchemy import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from demo.client import Answer, Client
 from demo.private_glance import PrivateGlance, Sections, lay_out
@@ -20,7 +18,6 @@ from tests import conftest
 from tests.harness import IDENTITY
 from tests.identity import token
 from tests.sockets import Exchange, GuardsStore, chunked, eventually
-from tests.store.conftest import SERVERS, administer
 from tests.uploading import ERROR, KEEP
 
 CALLER = token('alice', 'project')
@@ -45,17 +42,8 @@ def test_eight_workers_start_at_once_where_no_store_is(start_server: conftest.St
 
 
 @pytest.fixture(scope='module')
-def glances_database() -> Iterator[Sections]:
-    """PostgreSQL for Glance's own database, where there is one: Glance on SQLite may refuse one writer of several."""
-    name = f'imgguard_glance_{os.getpid()}'
-    try:
-        administer('postgresql', f'CREATE DATABASE {name}')
-    except SQLAlchemyError:
-        yield {}
-        return
-    url = make_url(SERVERS['postgresql']).set(database=name).render_as_string(hide_password=False)
-    yield {'database': {'connection': url}}
-    administer('postgresql', f'DROP DATABASE {name} WITH (FORCE)')
+def glances_database(new_glance_database: conftest.NewGlanceDatabase) -> Sections:
+    return new_glance_database()
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +53,7 @@ def glance(
     """A Glance with the guard; the lease is the shortest there is."""
     return lay_out(
         tmp_path_factory.mktemp('glance') / 'glance', guard={'lease_seconds': '5'}, identity=IDENTITY,
-        settings=glances_database, database=None if glances_database else glance_template.database)
+        settings=glances_database, database=glance_template.database)
 
 
 @pytest.fixture(scope='module')

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import ColumnElement, Connection, Double, create_engine, event, literal, make_url
+from sqlalchemy import ColumnElement, Connection, Double, event, literal, make_url
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from imgguard.attempts import Claim, ErrorState, Failure, Kind, NewAttempt, Running, State
 from imgguard.store import Store
 from imgguard.store.engine import Database
+from tests.harness import SERVERS, administer
 
-SERVERS = {
-    'postgresql': os.environ.get('IMGGUARD_TEST_POSTGRESQL', 'postgresql+psycopg://postgres@127.0.0.1:5432/test'),
-    'mariadb': os.environ.get('IMGGUARD_TEST_MARIADB', 'mariadb+pymysql://root@127.0.0.1:3306/test'),
-}
 LEASE = 60.0
 SKEW = 5.0
 UPLOAD = NewAttempt(Kind.UPLOAD, guarded=True, request_id='req-1', user_id='user', project_id='project',
@@ -47,16 +44,6 @@ class Hands:
 
     def __call__(self) -> ColumnElement[float]:
         return literal(self.seconds, Double())
-
-
-def administer(name: str, statement: str) -> None:
-    """Run a statement as the account that may create databases."""
-    engine = create_engine(SERVERS[name], isolation_level='AUTOCOMMIT')
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(statement)
-    finally:
-        engine.dispose()
 
 
 @pytest.fixture(scope='session', params=['sqlite', 'postgresql', 'mariadb'])

@@ -23,7 +23,8 @@ from imgguard.store import Store, schema
 from imgguard.store.engine import Database
 from imgguard.store.files import locked
 from imgguard.store.models import HEAD, VERSION_TABLE, metadata
-from tests.store.conftest import LEASE, administer, begun
+from tests.harness import administer
+from tests.store.conftest import LEASE, begun
 
 
 def test_from_nothing_to_the_newest(new_database: Callable[[], str]) -> None:
