@@ -189,10 +189,12 @@ def _fill(database: Database, first: int) -> None:
     for number in range(FILLERS):
         row = {'created_at': CREATED, 'attempts': 1, 'last_number': 1}
         ago = float(1_700_000_000 + number)
-        blank = dict.fromkeys(['error_number', 'error_code', 'error_at', 'give_up_at', 'running_number', 'running_at'])
+        blank = dict.fromkeys(['error_number', 'error_code', 'error_at', 'give_up_at', 'running_number', 'running_at',
+                               'remains_at'])
         rows += [
             {**row, **blank, 'image_id': f'filler-{number}', 'key': first + 3 * number,
-             'error_number': 1, 'error_code': 'bad_request', 'error_at': ago},
+             'error_number': 1, 'error_code': 'bad_request', 'error_at': ago,
+             'remains_at': ago if number % 100 == 0 else None},
             {**row, **blank, 'image_id': f'kept-{number}', 'key': first + 3 * number + 1,
              'give_up_at': ago * 2 if number % 100 == 0 else None},
             {**row, **blank, 'image_id': f'runs-{number}', 'key': first + 3 * number + 2,
@@ -225,6 +227,7 @@ def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own
                          (lambda: store.candidates(3, 'client_disconnected'), ('imgguard_images_error_code_error_at',)),
                          (lambda: store.due(3), ('imgguard_images_give_up_at',
                                                  'imgguard_images_running_at', 'imgguard_workers_seen_at')),
+                         (lambda: store.remaining(3), ('imgguard_images_remains_at',)),
                          (lambda: store.attempt(key, 3), (by_key,)),
                          (lambda: store.attempts(key, 3), (by_key,))):
         statements.clear()
