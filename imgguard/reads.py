@@ -52,6 +52,10 @@ class Reads:
         except StoreUnavailable as error:
             LOG.error('the list is answered without the error state: %s', error)
             answer = None
+        except Exception:
+            # Whatever is wrong here, the client gets Glance's answer.
+            LOG.exception('the list is answered without the error state')
+            answer = None
         return answer.send(start_response) if answer else self.show(environ, start_response, operation, by)
 
     def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:

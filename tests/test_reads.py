@@ -282,6 +282,24 @@ def test_a_code_of_a_newer_imgguard_is_shown_as_it_is(images: Images, pipelines:
     assert images.listed('status=error') == [image_id]
 
 
+@pytest.mark.parametrize('path', ['/v2/images/{}', '/v2/images', '/v2/images?status=error'])
+def test_what_cannot_be_shown_does_not_take_glances_answer_away(
+    images: Images, bare: Images, pipelines: Pipelines, caplog: pytest.LogCaptureFixture, path: str,
+) -> None:
+    image_id = images.in_error()
+    engine = create_engine(pipelines.connection)
+    with engine.begin() as connection:
+        # A time that no calendar has.
+        connection.execute(text('UPDATE imgguard_images SET error_at = 1e15 WHERE image_id = :id'), {'id': image_id})
+    engine.dispose()
+    answers = [each.request('GET', path.format(image_id)) for each in (images, bare)]
+    assert answers[0].status_int == 200
+    assert comparable(answers[0]) == comparable(answers[1])
+    assert 'answered without the error state' in caplog.text
+    updated = images.patch(image_id, {'op': 'replace', 'path': '/name', 'value': 'new'})
+    assert (updated.status_int, updated.json['name'], updated.json['status']) == (200, 'new', 'queued')
+
+
 def test_a_request_id_that_glance_refuses(images: Images, bare: Images) -> None:
     too_long = {'X-Openstack-Request-ID': 'req-' + 'x' * 70}
     answers = [each.request('GET', '/v2/schemas/image', too_long).status_int for each in (images, bare)]
