@@ -7,6 +7,7 @@ uWSGI with four processes. Each step is a real request; each claim about its ans
 import hashlib
 import http.client
 import json
+import shlex
 import shutil
 import signal
 import time
@@ -16,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from demo.client import Answer, Client
-from demo.private_glance import CHECKOUT, PrivateGlance, PrivateGlanceError, lay_out
+from demo.private_glance import CHECKOUT, PrivateGlance, PrivateGlanceError, lay_out, script
 from demo.server import Kind, Server, Size, start
 
 FOLDER = CHECKOUT / '.demo'
@@ -195,6 +196,8 @@ def _relative(path: Path) -> str:
 
 
 def _lines_to_paste(server: Server) -> str:
+    data, manage, paste_file = (shlex.quote(str(path)) for path in (
+        server.glance.folder / 'image.raw', script('imgguard-manage'), server.glance.paste_file))
     return f"""
 Everyone is admin here and only this machine can reach it. Paste into another terminal:
 
@@ -204,14 +207,18 @@ ID=$(curl -s "$URL/v2/images" -H 'Content-Type: application/json' -H 'X-OpenStac
   -d '{{"name": "mine", "disk_format": "raw", "container_format": "bare"}}' \\
   | python3 -c 'import json, sys; print(json.load(sys.stdin)["id"])'); echo "$ID"
 # break an upload: 1 MiB at 100 KiB/s, cut off after 3 seconds
-head -c 1048576 /dev/urandom > image.raw
+head -c 1048576 /dev/urandom > {data}
 curl -s -X PUT "$URL/v2/images/$ID/file" -H 'Content-Type: application/octet-stream' -H 'Expect:' \\
-  --limit-rate 100k --max-time 3 --data-binary @image.raw
+  --limit-rate 100k --max-time 3 --data-binary @{data}
 # see what happened, and find it
 curl -s "$URL/v2/images/$ID" | python3 -m json.tool
 curl -s "$URL/v2/images?status=error" | python3 -m json.tool
+{manage} --paste-file {paste_file} failures list
 # upload again on the same id
-curl -s -X PUT "$URL/v2/images/$ID/file" -H 'Content-Type: application/octet-stream' --data-binary @image.raw
+curl -s -X PUT "$URL/v2/images/$ID/file" -H 'Content-Type: application/octet-stream' --data-binary @{data}
 curl -s "$URL/v2/images/$ID" | python3 -m json.tool
+# what was tried, for its owner and for the operator
+curl -s "$URL/v2/images/$ID/attempts" | python3 -m json.tool
+{manage} --paste-file {paste_file} attempts list "$ID"
 
 Logs and databases are in {server.glance.folder}. Ctrl-C stops the server."""

@@ -156,7 +156,8 @@ def test_images_of_other_projects_are_not_found(shelf: Shelf, pipelines: Pipelin
 
 # Pages
 
-# Not by size: Glance itself loses images without one between pages, as NULL is neither more nor less than NULL.
+# Not by size: Glance itself loses images without one between pages, or lists them again and again, as NULL is neither
+# more nor less than NULL.
 SORTS = ['', 'sort_key=name', 'sort_key=name&sort_dir=asc', 'sort=name:asc,created_at:desc', 'sort=id:asc',
          'sort=status:asc,id:asc', 'sort=name:desc,id:asc',
          'sort_key=updated_at&sort_dir=asc', 'sort=status:desc,name:asc']
@@ -177,6 +178,16 @@ def test_no_image_twice_none_missing_in_glances_order_at_any_limit(shelf: Shelf,
         assert [image['id'] for page in found for image in page['images']] == expected, limit
         if limit is not None and status == 'error':
             assert all(len(page['images']) == limit for page in found[:-1]), 'pages are full'
+
+
+def test_a_sort_that_takes_glance_in_circles_lists_no_image_twice(shelf: Shelf) -> None:
+    # An image without a size, as its marker, brings Glance back to the first of them.
+    first = shelf.bare.request('GET', '/v2/images?status=queued&sort=size:desc&limit=6').json
+    again = shelf.bare.request('GET', first['next'])
+    assert [image['id'] for image in again.json['images']] == [image['id'] for image in first['images']]
+    page = shelf.images.request('GET', '/v2/images?status=queued&sort=size:desc&limit=6').json
+    assert [image['id'] for image in page['images']] == shelf.glances_order('sort=size:desc', shelf.waiting)
+    assert 'next' not in page
 
 
 def test_links_have_the_form_of_glances(shelf: Shelf) -> None:
@@ -369,6 +380,11 @@ def test_thousands_in_error(crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most:
     found = pages(crowd.images, 'status=error&sort=name:asc&limit=1000')
     assert [image['id'] for page in found for image in page['images']] == crowd.order(crowd.in_error)
     assert [len(page['images']) for page in found] == [1000, 1000, 500]
+
+
+def test_a_sort_that_takes_glance_in_circles_ends(crowd: Crowd) -> None:
+    found = crowd.images.listed('status=queued&sort=size:desc&limit=1000')
+    assert len(found) == len(set(found)) > 0 and set(found) <= crowd.waiting
 
 
 def test_what_waits_behind_thousands_in_error_is_found(crowd: Crowd) -> None:

@@ -511,6 +511,49 @@ def test_the_same_bytes_do_no_more_harm_than_to_the_bare_glance(uploader: Upload
     assert kept == alone or (kept[1:] == ('queued', None) and kept[0] in (4, 5)), (kept, alone)
 
 
+# Documents, which the guard reads ahead of Glance
+
+
+PATCH = {'Content-Type': 'application/openstack-images-v2.1-json-patch'}
+JSON = {'Content-Type': 'application/json'}
+RENAME = b'[{"op": "replace", "path": "/name", "value": "new"}]'
+DECLARE = b'[{"op": "replace", "path": "/status", "value": "error"}]'
+ASK = b'{"name": "new", "imgguard_keep_on_failure": "true"}'
+IMPORT = b'{"method": {"name": "glance-direct"}}'
+DOCUMENTS = {
+    'update': ('PATCH', '/v2/images/{}', PATCH, RENAME), 'declare': ('PATCH', '/v2/images/{}', PATCH, DECLARE),
+    'create': ('POST', '/v2/images', JSON, ASK), 'import': ('POST', '/v2/images/{}/import', JSON, IMPORT),
+}
+
+
+def told(uploader: Uploader, document: str, in_chunks: bool, arrives: int) -> tuple[int, str, str] | None:
+    """The answer to a document of which that many bytes arrive; ``None`` when there is none."""
+    method, path, headers, data = DOCUMENTS[document]
+    sent = whole(data, in_chunks, 7)
+    path = path.format(uploader.created())
+    with Exchange(uploader.server.port) as exchange:
+        exchange.head(method, path, [
+            ('X-Auth-Token', uploader.caller), ('Accept', 'text/plain'), *headers.items(), *sent.headers])
+        exchange.send(sent.data[:arrives]).half_close()
+        with suppress(OSError, http.client.HTTPException):
+            answer = exchange.answer()
+            return answer.status, answer.headers.get('content-type', ''), answer.text
+    return None
+
+
+@on_all
+@on_all_framings
+@pytest.mark.parametrize('document', DOCUMENTS)
+@pytest.mark.parametrize('arrives', [0, 20, -8])
+def test_a_document_that_breaks_off_is_answered_as_by_the_bare_glance(
+    uploader: Uploader, bare: Uploader, document: str, in_chunks: bool, arrives: int,
+) -> None:
+    assert told(uploader, document, in_chunks, arrives) == told(bare, document, in_chunks, arrives)
+    names = [[image['name'] for image in each.client.request('GET', '/v2/images').json['images']]
+             for each in (uploader, bare)]
+    assert 'new' not in names[0] + names[1]
+
+
 # Threads
 
 
