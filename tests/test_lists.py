@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ from sqlalchemy import Engine, MetaData, Table, create_engine, event, insert, te
 
 from imgguard import listing, presenter
 from imgguard.store.models import images as rows_of_the_guard
+from tests.conftest import OverrideGlance
 from tests.harness import InProcessGlance
 from tests.identity import token
 from tests.uploading import ERROR, KEEP, Images, Pipelines, comparable, new_project
@@ -249,6 +251,30 @@ def test_a_status_glance_cannot_read_is_answered_by_glance(shelf: Shelf, status:
 def test_limit_0_is_an_empty_page(shelf: Shelf) -> None:
     page = shelf.images.request('GET', '/v2/images?status=error&limit=0').json
     assert page['images'] == [] and 'next' not in page
+
+
+def test_pages_that_glances_policy_makes_shorter(
+    in_process_glance: InProcessGlance, tmp_path: Path, override_glance: OverrideGlance,
+) -> None:
+    """Glance takes what a caller may not see out of a page, and goes on from the last image that is left."""
+    rules = tmp_path / 'policy.yaml'
+    rules.write_text('"get_image": "project_id:%(project_id)s and not \'hidden\':%(name)s"\n')
+    override_glance('policy_file', str(rules), 'oslo_policy')
+    images, bare = Pipelines(in_process_glance, tmp_path).callers()
+    in_error: set[str] = set()
+    waiting: set[str] = set()
+    for number in range(9):
+        name = f'name-{number}' if number % 3 else 'hidden'
+        image_id, among = ((images.in_error(name=name), in_error) if number % 2 else
+                           (images.created(KEEP, name=name), waiting))
+        if number % 3:
+            among.add(image_id)
+    first = bare.request('GET', '/v2/images?status=queued&limit=3').json
+    assert len(first['images']) == 2 and 'next' in first
+    for status, among in (('error', in_error), ('queued', waiting), ('in:queued,error', in_error | waiting)):
+        for limit in (2, 3, 4, 9):
+            found = walked(images, f'status={status}&limit={limit}')
+            assert (len(found), set(found)) == (len(among), among), (status, limit)
 
 
 # error_status = killed, for clients that refuse a status they do not know
