@@ -52,10 +52,12 @@ class Size:
 class Server:
     """A server that was started; :attr:`url` has no slash at its end."""
 
-    def __init__(self, glance: PrivateGlance, kind: Kind, size: Size, arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, glance: PrivateGlance, kind: Kind, size: Size, arguments: Sequence[str] = (), port: int | None = None,
+    ) -> None:
         self.kind = kind
         self.glance = glance
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f'http://{HOST}:{self.port}'
         self._ended = False
         # Where this run's lines begin, when the private Glance ran before.
@@ -140,14 +142,16 @@ class Server:
 
 def start(
     glance: PrivateGlance, kind: Kind = Kind.UWSGI_HTTP, size: Size | None = None, arguments: Sequence[str] = (),
+    port: int | None = None,
 ) -> Server:
     """Start a server for this Glance and wait until it answers.
 
     :param arguments: more of the server's own command line
+    :param port: where Glance itself must know its address; without one, any that is free
     :raises PrivateGlanceError: it is not installed or does not come up; with the end of its log
     """
     for attempt in range(1, _START_TRIES + 1):
-        server = Server(glance, kind, size or Size(), arguments)
+        server = Server(glance, kind, size or Size(), arguments, port)
         try:
             server.wait_until_ready()
             return server

@@ -14,7 +14,7 @@ from typing import Final
 import webob.exc
 
 from imgguard import asking, names
-from imgguard.attempts import Busy, Claim, ImageRecord, Kind
+from imgguard.attempts import Busy, Claim, ImageRecord, Kind, Running
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import CannotGuard, Guard
 from imgguard.images import Caller, Forbidden, Image
@@ -48,11 +48,15 @@ class Admitted:
 
     :param record: what is known of the image
     :param guarded: whether a failure is to put it in error
+    :param instead_of: the number of the attempt by which another host has claimed the image for this very request
+    :param handed_on: whether Glance hands the request on to the host that has the staged data
     """
 
     image: Image
     record: ImageRecord | None
     guarded: bool
+    instead_of: int | None = None
+    handed_on: bool = False
 
 
 class Admission:
@@ -67,12 +71,12 @@ class Admission:
         self._recovery = recovery
         self._pause = pause
 
-    def admit(self, environ: Environ, start_response: StartResponse, image_id: str, kind: Kind,
-              allowed: Callable[[], Image], refuse: Callable[[], bool] = bool) -> Admitted | Iterable[bytes]:
+    def admit(self, environ: Environ, start_response: StartResponse, image_id: str, by: Caller, kind: Kind,
+              ask: Callable[[Caller, str], Image], refuse: Callable[[], bool] = bool) -> Admitted | Iterable[bytes]:
         """Find out whether this request is to be recorded, and whether its caller may do what it wants.
 
         :param image_id: as the path spells it
-        :param allowed: asks Glance's policy; raises :class:`Forbidden`
+        :param ask: asks Glance's policy; raises :class:`Forbidden`
         :param refuse: whether a caller who may not, of an image the guard knows, is refused here and not by Glance
         """
         try:
@@ -85,7 +89,7 @@ class Admission:
                 LOG.error('%s is not recorded: %s', _a(_NOUNS[kind]), outage)
             return self._application(environ, start_response)
         try:
-            image = allowed()
+            image = ask(by, image_id)
         except Forbidden as refusal:
             if records and refuse():
                 answer: Iterable[bytes] = refusal.answer(environ, start_response)
@@ -98,7 +102,7 @@ class Admission:
         record = records.get((image.image_id, image.created_at))
         if record is not None:
             try:
-                record, image = self._recovered(record, image, kind, allowed)
+                record, image = self._recovered(record, image, kind, lambda: ask(by, image_id))
             except (NotYet, CannotRequeue) as error:
                 return _not_yet(error)(environ, start_response)
             except StoreUnavailable as error:
@@ -108,9 +112,29 @@ class Admission:
             return self._unguarded(outage, guarded, kind, environ, start_response)
         if not guarded and record is None:
             return self._application(environ, start_response)
-        if record is not None and record.running is not None and record.running.alive:
-            return self._busy(Busy(record.running), environ, start_response)
-        return Admitted(image, record, guarded)
+        running = None if record is None else record.running
+        if record is None or running is None or not running.alive:
+            return Admitted(image, record, guarded)
+        if kind is Kind.IMPORT and self._is_handed_here(record, running, image, by):
+            # What the client asked for, it asked there: Glance hands its headers not on.
+            return Admitted(image, record, running.guarded, running.number)
+        return self._busy(Busy(running), environ, start_response)
+
+    def _is_handed_here(self, record: ImageRecord, running: Running, image: Image, by: Caller) -> bool:
+        """Whether the claim was made by the host at which this request came in; Glance has handed it on to this one.
+
+        Nothing of that is said by the request: the claim stands in the store, its caller is this one, and Glance
+        has noted that the staged data is here. Of several such requests one gets the claim.
+        """
+        if running.kind is not Kind.IMPORT or image.status != 'uploading' or not image.staged_here:
+            return False
+        try:
+            claimed = self._store.attempt(record.key, running.number)
+        except StoreUnavailable as error:
+            LOG.error('image %s: it is taken for busy: %s', image.image_id, error)
+            return False
+        return claimed is not None and bool(claimed.handed_on) and (
+            (claimed.user_id, claimed.project_id) == (by.user_id, by.project_id))
 
     def _recovered(self, record: ImageRecord, image: Image, kind: Kind,
                    allowed: Callable[[], Image]) -> tuple[ImageRecord, Image]:
@@ -141,13 +165,17 @@ class Admission:
 
         :param expected: how many bytes the client announced
         """
+        def begin() -> Claim | Busy:
+            return self._guard.begin(admitted.image, by, admitted.guarded, expected, kind, admitted.handed_on,
+                                     admitted.instead_of)
+
         try:
-            claim = self._guard.begin(admitted.image, by, admitted.guarded, expected, kind)
+            claim = begin()
             for _ in range(_CLEARING_LOOKS):
                 if not isinstance(claim, Busy) or claim.running is not None:
                     break
                 self._pause(_CLEARING_LOOK_SECONDS)
-                claim = self._guard.begin(admitted.image, by, admitted.guarded, expected, kind)
+                claim = begin()
         except (CannotGuard, StoreUnavailable) as error:
             return self._unguarded(error, admitted.guarded, kind, environ, start_response)
         if isinstance(claim, Busy):

@@ -48,6 +48,8 @@ class NewAttempt:
     :param guarded: whether a failure puts the image in error
     :param worker: names the process that runs it, unique over hosts and restarts
     :param bytes_expected: ``None`` when the client did not say
+    :param handed_on: whether Glance hands the request on to the host that has the staged data; the guard there
+        takes the claim over
     """
 
     kind: Kind
@@ -58,6 +60,7 @@ class NewAttempt:
     host: str
     worker: str
     bytes_expected: int | None
+    handed_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

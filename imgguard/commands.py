@@ -212,7 +212,7 @@ def _fenced_until(job: Job, record: ImageRecord, error: ErrorState) -> float | N
     workers, fence = Workers(), job.settings.fence_seconds
     ends = [attempt.updated_at + fence for attempt in job.store.attempts(record.key, _MOST_ATTEMPTS)
             if attempt.number > record.cleared_number and attempt.state is State.LOST
-            and not workers.is_gone(attempt.host, attempt.worker)]
+            and (attempt.handed_on or not workers.is_gone(attempt.host, attempt.worker))]
     return max((end for end in ends if now is not None and end > now), default=None)
 
 

@@ -96,6 +96,9 @@ class Deletes:
                 # Glance deletes only the data it knows a place of: what a dead attempt has left is cleared away first.
                 self._record(request.image)
                 absorbed = request.asked is not False and self._absorbs(request)
+                if not absorbed and request.image.elsewhere:
+                    # Glance hands the request on without its headers, to a guard that must not judge it anew.
+                    self._store.unwanted(request.image.image_id, request.image.created_at)
             except StoreUnavailable as error:
                 LOG.error('image %s: a delete cannot be judged: %s', request.image.image_id, error)
                 outage = error
@@ -130,7 +133,7 @@ class Deletes:
             running = record.running if record is not None else None
             if record is None or running is None or not running.alive or not running.guarded:
                 break
-            if not _is_by(self._store.attempt(record.key, running.number), request.by):
+            if not _may_clean_up(self._store.attempt(record.key, running.number), request.by):
                 break
             if self._is_gone(running.host, running.worker):
                 break
@@ -144,7 +147,7 @@ class Deletes:
         seen_dead_for = running.silent_for - self._settings.lease_seconds / 3
         return (running.guarded and seen_dead_for <= self._settings.cleanup_window
                 and bool(self._is_gone(running.host, running.worker))
-                and _is_by(self._store.attempt(record.key, running.number), request.by))
+                and _may_clean_up(self._store.attempt(record.key, running.number), request.by))
 
     def _record(self, image: Image) -> ImageRecord | None:
         known = {'id': image.image_id, 'created_at': image.created_at, 'status': image.status}
@@ -156,7 +159,7 @@ class Deletes:
             return False
         # A retry that was refused for being empty is not shown, yet it is what this client saw last.
         newest = self._store.attempts(record.key, 1)
-        return any(_is_by(attempt, request.by) and self._failed_within_window(attempt)
+        return any(_may_clean_up(attempt, request.by) and self._failed_within_window(attempt)
                    for attempt in (shown, *newest))
 
     def _failed_within_window(self, attempt: AttemptRow) -> bool:
@@ -207,5 +210,6 @@ def _has_body(environ: Environ) -> bool:
     return bool(environ.get('HTTP_TRANSFER_ENCODING')) or environ.get('CONTENT_LENGTH') not in (None, '', '0')
 
 
-def _is_by(attempt: AttemptRow | None, by: Caller) -> bool:
-    return attempt is not None and (attempt.user_id, attempt.project_id) == (by.user_id, by.project_id)
+def _may_clean_up(attempt: AttemptRow | None, by: Caller) -> bool:
+    return attempt is not None and not attempt.unwanted and (
+        (attempt.user_id, attempt.project_id) == (by.user_id, by.project_id))

@@ -1,4 +1,4 @@
-"""What a dead attempt left in Glance's stores, and deleting it: for :mod:`imgguard.requeue` only.
+"""What a dead attempt left in Glance's stores, and deleting it: for :mod:`imgguard.requeue` and its callers.
 
 Glance tells its database where data lies only when it has arrived whole. What was written before is
 found by its name: the file driver (``glance_store/_drivers/filesystem.py``, ``add``) and staging name
@@ -11,7 +11,7 @@ Everything happens in Glance's process, with its configuration and its store lib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -155,6 +155,20 @@ def is_staged(image_id: str) -> bool:
     """Whether there is staged data of this image on this host; ``image_id`` as in :func:`staged_files`."""
     directory = _staging()
     return directory is not None and os.path.lexists(directory / image_id)
+
+
+def make_room_for_stage(image_id: str, is_queued: Callable[[], bool]) -> None:
+    """Delete what lies staged on this host of an image behind which another host has cleared away.
+
+    Glance would refuse every stage for it ("has data on staging").
+
+    :param is_queued: asks Glance whether the image is ``queued``, so that no stage has brought this
+    :raises Undeletable: it cannot be deleted
+    """
+    # In this order: a stage that runs has set the status before there is a file.
+    if is_plain(image_id) and is_staged(image_id) and is_queued():
+        for path in staged_files(image_id):
+            delete_staged(path)
 
 
 def _staging() -> Path | None:

@@ -17,13 +17,22 @@ _TYPES: Final = frozenset({'api_image_import', 'location_import'})
 class GlanceTasks:
     """Tasks of the Glance in whose process the guard runs."""
 
+    def holder(self, image_id: str) -> str | None:
+        """The id of the task that has the import lock of this image; ``None`` when nobody has, or it is gone."""
+        from glance.common import exception
+        try:
+            image = _database().image_get(_administrator(), image_id)
+        except exception.NotFound:
+            return None
+        return _properties(image).get('os_glance_import_task')
+
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
         """The id of the newest task that one of these requests made for this image; ``None`` when there is none."""
         from glance.common import exception
         wanted = {each.removeprefix('req-') for each in request_ids if each}
         database, administrator = _database(), _administrator()
         try:
-            locked_by = _properties(database.image_get(administrator, image_id)).get('os_glance_import_task')
+            locked_by = self.holder(image_id)
             if locked_by and _is_of(database.task_get(administrator, locked_by), wanted):
                 return locked_by
         except exception.NotFound:

@@ -41,18 +41,20 @@ class Guard:
         policy = self._settings.keep_default
         return policy == 'always' or (policy == 'snapshots' and image_type == 'snapshot')
 
-    def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None,
-              kind: Kind = Kind.UPLOAD) -> Claim | Busy:
+    def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None, kind: Kind = Kind.UPLOAD,
+              handed_on: bool = False, instead_of: int | None = None) -> Claim | Busy:
         """Claim the image for an attempt to bring data into it; committed when it returns.
 
+        :param handed_on: whether Glance hands the request on to another host
+        :param instead_of: the number of the attempt whose claim is taken over, if it still runs
         :raises CannotGuard: when the sign of life of this process is not renewed
         :raises StoreUnavailable: when the claim could not be stored
         """
         if not self._heartbeat.runs():
             raise CannotGuard('threads do not run in this process (uWSGI: set enable-threads = true)')
         new = NewAttempt(kind, guarded, by.request_id, by.user_id, by.project_id, HOST,
-                         self._heartbeat.worker, expected)
-        return self._store.begin(image.image_id, image.created_at, image.owner, new)
+                         self._heartbeat.worker, expected, handed_on)
+        return self._store.begin(image.image_id, image.created_at, image.owner, new, instead_of)
 
     def succeeded(self, claim: Claim, http_status: int, received: int, remark: Failure | None = None) -> bool:
         """End an attempt whose data arrived; the image is in error no longer.

@@ -44,6 +44,8 @@ class Image:
     :param image_type: the property ``image_type``, which nova sets to ``snapshot`` or ``backup``
     :param protected: whether Glance refuses to delete it
     :param has_data: whether Glance knows a place of its data, be it good data or what a failed attempt has left
+    :param staged_here: whether Glance says that this is the host that has its staged data
+    :param elsewhere: whether Glance hands its import and its deletion on to another host
     """
 
     image_id: str
@@ -53,6 +55,8 @@ class Image:
     image_type: str | None
     protected: bool = False
     has_data: bool = False
+    staged_here: bool = False
+    elsewhere: bool = False
 
 
 class Forbidden(Exception):
@@ -194,7 +198,12 @@ class GlanceImages:
 
 
 def _image(found: Any) -> Image:
+    from oslo_config import cfg
     created_at = found.created_at.replace(microsecond=0, tzinfo=None).isoformat() + 'Z'
     image_type = found.extra_properties.get('image_type')
+    # As glance/api/v2/images.py, is_proxyable, does it.
+    here = cfg.CONF.worker_self_reference_url or cfg.CONF.public_endpoint
+    hosts = {name: host for name in names.HOSTS if (host := found.extra_properties.get(name))}
     return Image(found.image_id, created_at, found.status, found.owner, image_type, bool(found.protected),
-                 bool(found.locations))
+                 bool(found.locations), hosts.get(names.STAGE_HOST, '') == here,
+                 any(host != here for host in hosts.values()))

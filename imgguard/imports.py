@@ -2,11 +2,18 @@
 
 Glance answers 202 and goes on alone; the attempt lives until :mod:`imgguard.watch` has seen its end. A
 refusal at once is judged here. The order is that of :mod:`imgguard.uploads`.
+
+Data that was staged on another host is imported there: Glance hands the request on, with the caller's
+token and the document, and none of the other headers. So the claim is made here, where it is known what
+was asked for, and the guard there takes it over (:mod:`imgguard.admission`): the attempt is that
+host's then. Where the host has no guard, or does not answer, claim and verdict stay here.
 """
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from imgguard import asking, codes, glance_log, names, outcome, text
@@ -15,7 +22,7 @@ from imgguard.attempts import Claim, Failure, Kind
 from imgguard.errors import StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages
+from imgguard.images import Caller, GlanceImages, Image
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.store import Store
@@ -29,6 +36,14 @@ _TAKEN_IN: Final = {'glance-direct': 'uploading', 'copy-image': 'active', 'web-d
                     'glance-download': 'queued'}
 _QUEUED: Final = frozenset({'queued'})
 _WAITING: Final = frozenset({'queued', 'uploading'})
+
+# Glance 33 does not expect what keystoneauth raises, and answers 500 (keystoneauth1/session.py, _send_request;
+# keystoneauth1/exceptions/http.py, HttpError). What it does expect it answers with 502 or 504 (_proxy_request_to_host).
+_UNREACHED: Final = (
+    'Unable to establish connection', ' timed out', 'SSL exception connecting', 'Unexpected exception for')
+_REFUSED: Final = re.compile(r'\(HTTP (?P<status>\d{3})\)')
+_AWAY: Final = ('The host that has the staged data of this image does not answer. The data is still there: import it '
+                'again when the host is back, or send the data again.')
 
 
 class Imports:
@@ -53,13 +68,15 @@ class Imports:
             method = _method(body)
             kind = Kind.COPY if method == 'copy-image' else Kind.IMPORT
             statuses = frozenset({_TAKEN_IN[method]}) if method in _TAKEN_IN else _WAITING
-        admitted = self._admission.admit(environ, start_response, operation.image_id, kind,
-                                         lambda: self._images.for_import(by, operation.image_id, kind))
+        admitted = self._admission.admit(environ, start_response, operation.image_id, by, kind,
+                                         lambda by, image_id: self._images.for_import(by, image_id, kind))
         if not isinstance(admitted, Admitted):
             return admitted
         if admitted.image.status not in statuses:
             # Glance refuses it for its status and leaves the image alone.
             return self._application(environ, start_response)
+        if kind is Kind.IMPORT and admitted.image.status == 'uploading':
+            admitted = replace(admitted, handed_on=admitted.image.elsewhere)
         claim = self._admission.claim(environ, start_response, admitted, by, kind)
         if not isinstance(claim, Claim):
             return claim
@@ -78,11 +95,8 @@ class Imports:
         finally:
             self._heartbeat.remove(claim)
         try:
-            if answer.status == 202:
-                kept = self._accepted(by, kind, admitted, claim)
-            else:
-                said = text.explanation(explanation, answer.header('Content-Type') or '')
-                kept = self._refused(admitted, claim, kind, outcome.Answer(answer.status, said, str(logged)))
+            said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
+            kept = self._judge(by, kind, admitted, claim, outcome.Answer(answer.status, said, str(logged)))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             LOG.exception('image %s: attempt %d could not be followed', admitted.image.image_id, claim.number)
@@ -91,12 +105,37 @@ class Imports:
             answer.headers.append((names.KEPT_HEADER, kept))
         return answer.send(start_response)
 
-    def _accepted(self, by: Caller, kind: Kind, admitted: Admitted, claim: Claim) -> str | None:
-        # Where the data was staged on another host Glance hands the request on, and takes over the id it got there.
+    def _judge(self, by: Caller, kind: Kind, admitted: Admitted, claim: Claim, answer: outcome.Answer) -> str | None:
+        if admitted.handed_on and self._is_taken_over(claim):
+            return self._found(admitted.image, answer.status)
+        # The answer of the other host may have been lost on the way.
+        lost = admitted.handed_on and answer.status >= 500
+        task_id = self._tasks.holder(admitted.image.image_id) if lost else None
+        if answer.status == 202 or task_id is not None:
+            return self._accepted(by, kind, admitted, claim, task_id)
+        return self._refused(admitted, claim, kind, answer)
+
+    def _is_taken_over(self, claim: Claim) -> bool:
+        try:
+            return self._store.attempt(claim.key, claim.number) is None
+        except StoreUnavailable as error:
+            # If it is, nothing of what is done here counts.
+            LOG.error('it is not known whether an import was taken over: %s', error)
+            return False
+
+    def _found(self, image: Image, status: int) -> str | None:
+        """What to tell of an image whose import is the other host's."""
+        record = self._store.records([image.image_id]).get((image.image_id, image.created_at))
+        if status == 202 or (record is not None and record.running is not None):
+            return names.KEPT_GUARDED
+        return names.KEPT_ERROR if record is not None and record.error is not None else None
+
+    def _accepted(self, by: Caller, kind: Kind, admitted: Admitted, claim: Claim, task_id: str | None) -> str | None:
+        # Glance takes over the id that a request it has handed on got there.
         request_ids = {by.request_id, by.context.request_id}
         started = Import(kind, admitted.image, claim, admitted.guarded, None, request_ids)
         try:
-            started.task_id = self._tasks.find(admitted.image.image_id, request_ids)
+            started.task_id = task_id or self._tasks.find(admitted.image.image_id, request_ids)
             if started.task_id is None and kind is Kind.COPY:
                 # glance/api/v2/images.py, import_image: all stores have it already.
                 return self._stored(lambda: self._guard.succeeded(claim, 202, 0), names.KEPT_GUARDED)
@@ -109,9 +148,12 @@ class Imports:
         return names.KEPT_GUARDED
 
     def _refused(self, admitted: Admitted, claim: Claim, kind: Kind, answer: outcome.Answer) -> str | None:
-        result = outcome.classify(answer)
+        said = _by_the_other_host(answer) if admitted.handed_on else answer
+        if said is None:
+            return self._fail(admitted, claim, kind, Failure(codes.STORAGE_UNAVAILABLE, _AWAY), answer.status)
+        result = outcome.classify(said)
         if result.verdict is outcome.Verdict.FAILED and result.failure is not None:
-            failure = _broke(answer, result.failure.code) if answer.status >= 500 else result.failure
+            failure = _broke(said, result.failure.code) if said.status >= 500 else result.failure
             return self._fail(admitted, claim, kind, failure, answer.status)
         return self._stored(lambda: self._guard.withdraw(claim), names.KEPT_ERROR if claim.error else None)
 
@@ -140,6 +182,14 @@ def _method(body: bytes | None) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _by_the_other_host(answer: outcome.Answer) -> outcome.Answer | None:
+    """The answer of the host that was handed the request, as far as Glance tells; ``None`` when there was none."""
+    if answer.status in (502, 504) or any(words in answer.reason for words in _UNREACHED):
+        return None
+    refused = _REFUSED.search(answer.reason) if answer.status == 500 else None
+    return outcome.Answer(int(refused['status'])) if refused else answer
+
+
 def _raised(error: BaseException) -> Failure:
     if not isinstance(error, Exception):
         return Failure(codes.WORKER_LOST, 'The process was stopped before the import began.')
@@ -148,8 +198,5 @@ def _raised(error: BaseException) -> Failure:
 
 
 def _broke(answer: outcome.Answer, code: str) -> Failure:
-    if answer.status in (502, 504):
-        # glance/api/v2/images.py, _proxy_request_to_host: the host that has the staged data does not answer.
-        return Failure(codes.STORAGE_UNAVAILABLE, answer.explanation or codes.default_text(codes.STORAGE_UNAVAILABLE))
     said = f' Glance logged: {answer.reason}' if answer.reason else ''
     return Failure(code, text.one_line(f'Glance failed with status {answer.status} before the import began.{said}'))

@@ -7,9 +7,10 @@ when its process is proven gone, or when it was silent for ``fence_seconds``.
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Final
 
-from imgguard import codes, watch
+from imgguard import codes, glance_stores, watch
 from imgguard.attempts import Failure, ImageRecord, Kind, State
 from imgguard.errors import StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
@@ -125,6 +126,19 @@ class Recovery:
         """
         return record.error is not None and record.error.kind is Kind.IMPORT and status == 'uploading'
 
+    def make_room_for_stage(self, image_id: str, is_queued: Callable[[], bool]) -> None:
+        """Let no stage on this host be defeated by data of an attempt that another host has cleared away behind.
+
+        :param is_queued: asks Glance whether the image is ``queued``
+        """
+        if self._settings.requeue == 'off':
+            return
+        try:
+            glance_stores.make_room_for_stage(image_id, is_queued)
+        except Exception:
+            # Whatever it is, the stage meets it again and is answered by Glance.
+            LOG.exception('image %s: staging could not be looked through', image_id)
+
     def after_failure(self, image_id: str, created_at: str) -> None:
         """Clear away what an attempt of this process has just left."""
         try:
@@ -144,7 +158,10 @@ class Recovery:
                  if attempt.number > record.cleared_number]
         for attempt in found:
             # A success that is not cleared was told by Glance's image, not by its worker.
-            if attempt.state in (State.FAILED, State.RUNNING) or self._workers.is_gone(attempt.host, attempt.worker):
+            if attempt.state in (State.FAILED, State.RUNNING):
+                continue
+            # What was handed on runs on a host of which nothing is known.
+            if not attempt.handed_on and self._workers.is_gone(attempt.host, attempt.worker):
                 continue
             wait = self._settings.fence_seconds - attempt.silent_for
             if wait > 0:

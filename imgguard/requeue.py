@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
-from imgguard import glance_stores
+from imgguard import glance_stores, names
 from imgguard.errors import ImgguardError
 from imgguard.glance_stores import Undeletable
 
@@ -29,9 +29,8 @@ LOG: Final = logging.getLogger(__name__)
 
 _LOCK: Final = 'os_glance_import_task'
 _IMPORTING: Final = 'os_glance_importing_to_stores'
-#: Imports and stages that are sent to a worker that is gone never come back (glance/api/v2/images.py, PROXYABLE_HOSTS).
-_HOSTS: Final = ('os_glance_stage_host', 'os_glance_hash_op_host')
-_LEFT_OVER: Final = (_IMPORTING, 'os_glance_failed_import', *_HOSTS)
+#: What is sent to a host that is gone never comes back.
+_LEFT_OVER: Final = (_IMPORTING, 'os_glance_failed_import', *names.HOSTS)
 _OF_DATA: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
 _WITH_DATA: Final = frozenset({'active', 'deactivated'})
 _HANGING: Final = frozenset({'saving', 'uploading', 'importing'})
@@ -98,7 +97,7 @@ class Requeue:
         if image.status != 'queued':
             return False
         properties = image.extra_properties
-        if properties.get(_IMPORTING) or any(name in properties for name in (_LOCK, *_HOSTS)):
+        if properties.get(_IMPORTING) or any(name in properties for name in (_LOCK, *names.HOSTS)):
             return True
         if image.locations or any(getattr(image, name) is not None for name in _OF_DATA):
             return True
@@ -211,7 +210,8 @@ class _Tidying(_Steps):
         except Undeletable as error:
             raise CannotRequeue(f'What a dead import left beside image {self._id} is still there: {error}.') from error
         # Glance itself leaves these empty.
-        self._delete_properties(image, [name for name in (_IMPORTING, *_HOSTS) if image.extra_properties.get(name)])
+        left = (_IMPORTING, *names.HOSTS)
+        self._delete_properties(image, [name for name in left if image.extra_properties.get(name)])
 
 
 class _Clearing(_Steps):

@@ -52,7 +52,7 @@ class Uploads:
             kind, allowed = Kind.STAGE, self._images.for_update
         # Glance would put the image of a running upload back to queued before it answers a caller who may not.
         admitted = self._admission.admit(
-            environ, start_response, operation.image_id, kind, lambda: allowed(by, operation.image_id),
+            environ, start_response, operation.image_id, by, kind, allowed,
             lambda: not self._images.refuses_before_policy(environ))
         if not isinstance(admitted, Admitted):
             return admitted
@@ -62,8 +62,14 @@ class Uploads:
         claim = self._admission.claim(environ, start_response, admitted, by, kind, _expected(environ))
         if not isinstance(claim, Claim):
             return claim
+        if kind is Kind.STAGE:
+            self._recovery.make_room_for_stage(admitted.image.image_id, lambda: self._is_queued(by, operation))
         upload = _Upload(self._guard, self._heartbeat, self._images, self._recovery, by, admitted, claim)
         return upload.run(self._application, environ, start_response)
+
+    def _is_queued(self, by: Caller, operation: Operation) -> bool:
+        image = self._images.look(by, operation.image_id)
+        return image is not None and image.status == 'queued'
 
 
 class _Upload:

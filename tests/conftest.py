@@ -13,7 +13,8 @@ Under a real server (own folder, own database, stopped at the end of the test)::
         server = start_server(Kind.CHEROOT, {'keep_default': 'always'})
         Client(server.port, {'X-Auth-Token': token('user', 'project')}).create()
 
-``start_module_server`` is the same for the tests of one module. Tokens are in :mod:`tests.identity`,
+``start_module_server`` is the same for the tests of one module. Several hosts that share their databases
+and their store: :mod:`tests.hosts`. Tokens are in :mod:`tests.identity`,
 a client over sockets in :mod:`demo.client`, ``skip_or_fail`` in :mod:`tests.harness`.
 """
 
@@ -33,6 +34,7 @@ from webtest import TestApp
 from demo.private_glance import Options, PrivateGlance, Sections, lay_out
 from demo.server import Kind, Server, Size, start
 from tests.harness import IDENTITY, SERVERS, InProcessGlance, administer
+from tests.hosts import Host, Shared, best_backend
 
 
 class LoadApplication(Protocol):
@@ -57,6 +59,20 @@ class NewGlanceDatabase(Protocol):
     """See :func:`new_glance_database`."""
 
     def __call__(self) -> Sections: ...
+
+
+class StartHost(Protocol):
+    """See :func:`start_host`."""
+
+    def __call__(
+        self,
+        guard: Options | None,
+        *,
+        kind: Kind = Kind.CHEROOT,
+        settings: Sections | None = None,
+        size: Size | None = None,
+        again: Host | None = None,
+    ) -> Host: ...
 
 
 class StartServer(Protocol):
@@ -179,6 +195,44 @@ def start_module_server(
     """The same as :func:`start_server`, for servers that the tests of a module share."""
     with _starter(glance_template, tmp_path_factory) as starter:
         yield starter
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """What the hosts of a module share: PostgreSQL or MariaDB where one is there, else SQLite, and a store's folder.
+
+    A module that means one database overrides this fixture.
+    """
+    with Shared(tmp_path_factory.mktemp('hosts'), best_backend()) as places:
+        yield places
+
+
+@pytest.fixture
+def start_host(shared: Shared) -> Iterator[StartHost]:
+    """``start_host(guard, kind=, settings=, size=, again=)``: one more host, stopped after the test."""
+    with contextlib.ExitStack() as running:
+        yield _host_starter(shared, running)
+
+
+@pytest.fixture(scope='module')
+def start_module_host(shared: Shared) -> Iterator[StartHost]:
+    """The same as :func:`start_host`, for hosts that the tests of a module share."""
+    with contextlib.ExitStack() as running:
+        yield _host_starter(shared, running)
+
+
+def _host_starter(shared: Shared, running: contextlib.ExitStack) -> StartHost:
+    def run(
+        guard: Options | None,
+        *,
+        kind: Kind = Kind.CHEROOT,
+        settings: Sections | None = None,
+        size: Size | None = None,
+        again: Host | None = None,
+    ) -> Host:
+        return running.enter_context(shared.start(guard, kind, settings, size, again))
+
+    return run
 
 
 @contextlib.contextmanager

@@ -88,3 +88,18 @@ def _identity(given: str | None) -> dict[str, Any]:
 def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[WSGIApplication], Identity]:
     """Make the filter for a paste section; it has no options, those of auth_token are let pass."""
     return Identity
+
+
+def factory_with_session(global_conf: dict[str, str], **local_conf: str) -> Callable[[WSGIApplication], Identity]:
+    """The same on hosts that hand requests on to each other: auth_token's options are there, as Glance wants it.
+
+    Glance sends such a request with the caller's own token, and asks for Keystone's address before
+    (``glance/context.py``, ``get_ksa_client``).
+    """
+    # As auth_token does it when it loads its plugin (keystonemiddleware/auth_token/__init__.py, _create_auth_plugin).
+    from keystoneauth1 import loading
+    from oslo_config import cfg
+
+    options = loading.get_auth_plugin_conf_options('password')
+    cfg.CONF.register_opts(options, group='keystone_authtoken')
+    return Identity

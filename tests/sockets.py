@@ -112,10 +112,14 @@ def eventually(look: Callable[[], Value], what: str) -> Value:
 
 
 class GuardsStore:
-    """What the guard of a server has stored, read past the server."""
+    """What the guard of a server has stored, read past the server.
 
-    def __init__(self, server: Server, lease_seconds: float = LEASE_SECONDS) -> None:
-        self._store = Store(f'sqlite:///{server.glance.guard_database}', lease_seconds)
+    :param of: the server, or the URL of the store
+    """
+
+    def __init__(self, of: Server | str, lease_seconds: float = LEASE_SECONDS) -> None:
+        url = of if isinstance(of, str) else f'sqlite:///{of.glance.guard_database}'
+        self._store = Store(url, lease_seconds)
 
     def record(self, image_id: str) -> ImageRecord | None:
         """What is known of the image."""

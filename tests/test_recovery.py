@@ -1,13 +1,17 @@
 """From every dead state back: the verdict, the remains cleared away as soon as it is safe, the retry on the same id."""
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
 
 from imgguard.attempts import Claim, Kind, NewAttempt
+from imgguard.workers import HOST, Workers
 from tests.conftest import OverrideGlance
 from tests.harness import InProcessGlance
 from tests.identity import token
@@ -123,14 +127,14 @@ def test_staged_data_of_a_worker_that_was_stopped(pipelines: Pipelines, images: 
 class Lost:
     """An upload whose worker fell silent on another host, with what it left in Glance."""
 
-    def __init__(self, pipelines: Pipelines, images: Images, image_id: str) -> None:
+    def __init__(self, pipelines: Pipelines, images: Images, image_id: str, new: NewAttempt = UPLOAD) -> None:
         self._pipelines = pipelines
         self.image_id = image_id
         bare = Images(pipelines.bare, images.caller)
         killed(bare, image_id)
         record = pipelines.record(image_id)
         assert record is not None
-        claim = pipelines.store.begin(image_id, record.created_at, record.owner, UPLOAD)
+        claim = pipelines.store.begin(image_id, record.created_at, record.owner, new)
         assert isinstance(claim, Claim)
         self.claim = claim
 
@@ -165,6 +169,23 @@ def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
     assert images.show(image_id)['status'] == 'error'
     assert glances_status(pipelines, images, image_id) == 'queued'
     assert_works_again(images, files, image_id)
+
+
+@pytest.mark.parametrize(('handed_on', 'status'), [(False, 'queued'), (True, 'saving')])
+def test_who_asked_another_host_proves_nothing_by_its_death(
+    pipelines: Pipelines, images: Images, tmp_path: Path, handed_on: bool, status: str,
+) -> None:
+    """Nobody took its claim over: the work is done, or not, by a process that nothing is known of."""
+    # A worker of this host holds the lock on a file of its name as long as it lives.
+    worker = f'{HOST}:1:{tmp_path.name}'
+    Workers().name()
+    lock = Path(tempfile.gettempdir(), f'imgguard-{os.geteuid()}', f'{worker}.lock')
+    lock.touch(mode=0o600)
+    image_id = images.created(KEEP)
+    Lost(pipelines, images, image_id, replace(UPLOAD, host=HOST, worker=worker, handed_on=handed_on)).silent_for(100)
+    assert images.show(image_id)['os_glance_image_error_code'] == 'worker_lost'
+    assert glances_status(pipelines, images, image_id) == status
+    lock.unlink()
 
 
 def test_the_filter_finds_what_was_lost(pipelines: Pipelines, images: Images) -> None:

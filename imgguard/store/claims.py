@@ -30,10 +30,11 @@ class Claims:
         self._sql: Final = sql
         self._rows: Final = rows
 
-    def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt) -> Claim | Busy:
-        """Claim the image, unless an attempt on it is alive or its remains are being cleared away."""
+    def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
+              instead_of: int | None) -> Claim | Busy:
+        """Claim the image, unless another attempt on it is alive or its remains are being cleared away."""
         return self._rows.write(
-            image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new))
+            image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new, instead_of))
 
     def set_task(self, claim: Claim, task_id: str) -> None:
         """Note the task of Glance that does the work of an attempt."""
@@ -134,16 +135,24 @@ class Claims:
         return (held is not None and held.record.last_number == claim.number
                 and held.record.cleared_number < claim.number)
 
-    def _begun(self, connection: Connection, held: Held, owner: str | None, new: NewAttempt) -> Claim | Busy:
-        held = self._rows.without_silent(connection, held)
-        if held.record.running is not None or held.clearing:
-            return Busy(held.record.running)
+    def _begun(self, connection: Connection, held: Held, owner: str | None, new: NewAttempt,
+               instead_of: int | None) -> Claim | Busy:
+        running = held.record.running
+        replaces = running is not None and running.number == instead_of
+        if replaces:
+            # Whoever made it has lost it by its number, as one that was taken back.
+            connection.execute(self._sql.forget(), {'of_key': held.record.key, 'of_number': instead_of})
+        else:
+            held = self._rows.without_silent(connection, held)
+            if held.record.running is not None or held.clearing:
+                return Busy(held.record.running)
         known = held.record
         number = known.last_number + 1
         connection.execute(self._sql.insert(), attempt_row(known.key, number, new))
         connection.execute(self._sql.claim(), {
             'of_key': known.key, 'running_number': number, 'running_guarded': new.guarded, 'last_number': number,
-            'attempts': known.attempts + 1, 'owner': known.owner if owner is None else fit(images.c.owner, owner)})
+            'attempts': known.attempts + (not replaces),
+            'owner': known.owner if owner is None else fit(images.c.owner, owner)})
         _prune(connection, known, number)
         return Claim(known.key, number, known.error)
 

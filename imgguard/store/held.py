@@ -143,4 +143,5 @@ def attempt_row(key: int, number: int, new: NewAttempt) -> dict[str, object]:
     return {'image_key': key, 'number': number, 'kind': new.kind.value, 'guarded': new.guarded,
             'request_id': fit(attempts.c.request_id, new.request_id), 'user_id': fit(attempts.c.user_id, new.user_id),
             'project_id': fit(attempts.c.project_id, new.project_id), 'host': fit(attempts.c.host, new.host),
-            'worker': fit(attempts.c.worker, new.worker), 'bytes_expected': new.bytes_expected}
+            'worker': fit(attempts.c.worker, new.worker), 'bytes_expected': new.bytes_expected,
+            'handed_on': new.handed_on}

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import VARCHAR
 
 VERSION_TABLE: Final = 'imgguard_alembic_version'
-HEAD: Final = '0002'
+HEAD: Final = '0003'
 
 metadata: Final = MetaData()
 
@@ -93,6 +93,8 @@ attempts: Final = Table(
     Column('host', String(255), nullable=False),
     Column('worker', String(255), nullable=False),
     Column('task_id', String(36)),
+    Column('handed_on', Boolean),
+    Column('unwanted', Boolean),
     **_MARIADB,
 )
 

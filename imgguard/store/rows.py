@@ -33,6 +33,9 @@ class AttemptRow:
     :param bytes_expected: ``None`` when the client did not say
     :param worker: names the process that ran it
     :param task_id: the task of Glance that did the work, if that is known
+    :param handed_on: whether Glance handed its request on to another host, whose guard did not take the claim over
+    :param unwanted: whether a DELETE came after it that was judged a wish to delete, and no clean-up; both are
+        ``None`` where nothing was said
     :param silent_for: seconds since the last sign of life
     """
 
@@ -54,6 +57,8 @@ class AttemptRow:
     host: str
     worker: str
     task_id: str | None
+    handed_on: bool | None
+    unwanted: bool | None
     silent_for: float = field(compare=False)
 
 

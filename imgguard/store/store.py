@@ -90,15 +90,18 @@ class Store:
 
         self._database.write(change)
 
-    def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt) -> Claim | Busy:
+    def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
+              instead_of: int | None = None) -> Claim | Busy:
         """Claim an image for a new attempt and record it, guarded or not.
 
         Refused only while an attempt is alive, or while somebody has the right to clear the remains of earlier
         ones. One that runs but is not alive is ended as lost first and, if it was guarded, becomes the verdict
         of the image (and ``error`` of the claim). Of several that begin at once exactly one gets the claim.
         Forgets old attempts: the first, the newest and the shown one are kept, at most 100.
+
+        :param instead_of: the number of an attempt that, if it still runs, is forgotten and gives its place to this one
         """
-        return self._claims.begin(image_id, created_at, owner, new)
+        return self._claims.begin(image_id, created_at, owner, new, instead_of)
 
     def set_task(self, claim: Claim, task_id: str) -> None:
         """Note the task of Glance that does the work of an attempt."""
@@ -198,6 +201,10 @@ class Store:
     def deleted(self, image_id: str, created_at: str) -> None:
         """Note that Glance has deleted the image, if it is known. An attempt that runs goes on."""
         self._verdicts.deleted(image_id, created_at)
+
+    def unwanted(self, image_id: str, created_at: str) -> None:
+        """Note on all attempts of an image that somebody wishes to delete it, and does not clean up after them."""
+        self._verdicts.unwanted(image_id, created_at)
 
     def begin_clearing(self, key: int, number: int, worker: str) -> bool:
         """Get the right to clear away what the attempts up to ``number`` left in Glance.

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, update
 
 from imgguard.attempts import Busy, Failure, Kind, NewAttempt, Running
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.held import Held, Rows
-from imgguard.store.models import fit, images
+from imgguard.store.models import attempts, fit, images
 from imgguard.store.statements import NO_ERROR, Statements
 
+_UNWANTED: Final = update(attempts).where(attempts.c.image_key == bindparam('of_key')).values(unwanted=True)
 # A verdict that time alone has spoken.
 _NOBODY: Final = NewAttempt(Kind.DECLARE, True, None, None, None, '', '', None)
 
@@ -112,3 +113,12 @@ class Verdicts:
         """Note that Glance has deleted the image, if it is known."""
         of = {'of_id': image_id, 'of_time': created_at}
         self._database.write(lambda connection: connection.execute(self._sql.delete(), of).close())
+
+    def unwanted(self, image_id: str, created_at: str) -> None:
+        """Note on all attempts of an image that a DELETE was no clean-up after them."""
+        def change(connection: Connection) -> None:
+            held = self._rows.by_name(connection, image_id, created_at)
+            if held is not None:
+                connection.execute(_UNWANTED, {'of_key': held.record.key})
+
+        self._database.write(change)

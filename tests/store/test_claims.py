@@ -77,7 +77,7 @@ def test_the_history_has_everything(store: Store, hands: Hands) -> None:
         number=1, kind=Kind.UPLOAD, state=State.FAILED, guarded=True, code=CUT.code, message=CUT.text,
         http_status=400, request_id='req-1', started_at=start, updated_at=start + 2, finished_at=start + 2,
         bytes_received=7, bytes_expected=10, user_id='user', project_id='project', host='host', worker='worker',
-        task_id=None, silent_for=0.0)]
+        task_id=None, handed_on=False, unwanted=None, silent_for=0.0)]
 
 
 def test_a_shown_failure_becomes_the_verdict(store: Store, hands: Hands) -> None:
