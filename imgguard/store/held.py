@@ -98,12 +98,19 @@ class Rows:
     def arrive(self, connection: Connection, key: int, running: Running, remark: str | None) -> None:
         """End the running attempt as succeeded although it said nothing; its verdict and deadline are cleared."""
         of = {'of_key': key, 'of_number': running.number}
-        connection.execute(self._sql.end_silent(), {
-            **of, 'state': State.SUCCEEDED.value, 'code': None, 'message': fit(attempts.c.message, remark)})
+        connection.execute(self._sql.end_silent(), {**of, **_arrived(remark)})
         connection.execute(self._sql.free(), of)
         connection.execute(self._sql.change(), {'of_key': key, **NO_ERROR, 'give_up_at': None})
         if running.guarded:
             connection.execute(self._sql.remain(), {'of_key': key})
+
+    def arrive_lost(self, connection: Connection, key: int, number: int, remark: str | None) -> bool:
+        """The same of an attempt that was given up as lost; what remains of it is noted already."""
+        of = {'of_key': key, 'of_number': number}
+        if connection.execute(self._sql.end_lost(), {**of, **_arrived(remark)}).rowcount != 1:
+            return False
+        connection.execute(self._sql.change(), {'of_key': key, **NO_ERROR, 'give_up_at': None})
+        return True
 
     def declare(self, connection: Connection, known: ImageRecord, new: NewAttempt, failure: Failure) -> int:
         """Put an image in error that no attempt holds, as an entry of its history, whose number is returned."""
@@ -136,6 +143,10 @@ class Rows:
             proven = moment is not None and row.running_at <= moment
         known = record(row, proven, facts.get(running, _NO_FACTS), facts.get(shown, _NO_FACTS), self._clock.silence)
         return Held(known, bool(row.clearing))
+
+
+def _arrived(remark: str | None) -> dict[str, object]:
+    return {'state': State.SUCCEEDED.value, 'code': None, 'message': fit(attempts.c.message, remark)}
 
 
 def attempt_row(key: int, number: int, new: NewAttempt) -> dict[str, object]:

@@ -27,6 +27,8 @@ class Lookups:
             images.c.error_number.is_not(None), images.c.deleted_at.is_(None), _after()).order_by(images.c.key))
         self._running: Final = clock.prepared(lambda: self._select().where(
             images.c.running_number.is_not(None), _after()).order_by(images.c.key))
+        self._all: Final = clock.prepared(lambda: self._select().where(
+            images.c.deleted_at.is_(None), _after()).order_by(images.c.key))
         self._overdue: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.give_up_at <= clock.fixed_now(), images.c.error_number.is_(None),
             images.c.running_number.is_(None), images.c.deleted_at.is_(None)).order_by(images.c.give_up_at))
@@ -58,6 +60,10 @@ class Lookups:
     def running(self, limit: int, after_key: int) -> list[ImageRecord]:
         """Images with a running attempt, by key, from above ``after_key`` on."""
         return self._known(self._running().limit(limit), {'of_after': after_key})
+
+    def known(self, limit: int, after_key: int) -> list[ImageRecord]:
+        """Images that are not deleted, by key, from above ``after_key`` on."""
+        return self._known(self._all().limit(limit), {'of_after': after_key})
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
         """Distinct ids of images with a verdict, the newest verdict first."""

@@ -40,8 +40,8 @@ class Statements:
       of_running, of_shown): the numbers and facts of these attempts of it; ``proven``: see
       :meth:`imgguard.store.clock.Clock.proven`
     * ``insert``: a running attempt; ``end``, ``end_silent`` (of_key, of_number): an attempt that still runs, the latter
-      without a sign of life; ``end_late``: one that was lost; ``revive``: it runs again; ``forget``,
-      ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost
+      without a sign of life; ``end_late``, ``end_lost``: one that was lost, likewise; ``revive``: it runs again;
+      ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost
     * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``show``, ``show_lost``,
       ``withdraw`` (of_key, of_number): free it, if that attempt holds it, and leave, clear (with its
       deadline) or set its verdict, or count the attempt no longer; ``reclaim``: for an attempt that runs again;
@@ -82,6 +82,7 @@ class Statements:
         self.insert = prepared(self._insert)
         self.end = prepared(lambda: _attempt(State.RUNNING).values(finished_at=now(), updated_at=now()))
         self.end_silent = prepared(lambda: _attempt(State.RUNNING).values(finished_at=now()))
+        self.end_lost = prepared(lambda: _attempt(State.LOST).values(finished_at=now()))
         self.end_late = prepared(lambda: _attempt(State.LOST).values(finished_at=now(), updated_at=now()))
         self.revive = prepared(lambda: _attempt(State.LOST).values(
             state=State.RUNNING.value, code=None, message=None, finished_at=None, updated_at=now()))

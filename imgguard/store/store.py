@@ -157,7 +157,7 @@ class Store:
         return self._verdicts.lose(key, number)
 
     def arrive(self, key: int, number: int, remark: str | None) -> bool:
-        """End a running attempt that is not alive as succeeded, for its image has its data.
+        """End a running attempt that is not alive, or the newest if it was lost, as succeeded: its image has its data.
 
         What its worker had still to put away remains to be cleared away.
 
@@ -262,6 +262,13 @@ class Store:
         :param after_key: only images with a higher key
         """
         return self._lookups.running(limit, after_key)
+
+    def known(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
+        """Images that are not deleted, whatever is known of them, in the order of their keys.
+
+        :param after_key: only images with a higher key
+        """
+        return self._lookups.known(limit, after_key)
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
         """Distinct ids of images with a verdict that are not deleted, the newest verdict first.

@@ -1,6 +1,5 @@
 """The changes of those who judge: time, readers, and the client's word. Each is one transaction."""
 
-from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Connection, bindparam, update
@@ -42,23 +41,32 @@ class Verdicts:
 
     def lose(self, key: int, number: int) -> bool:
         """End an attempt that is not alive as lost; ``True`` for the one caller whose call did it."""
-        return self._settled(key, number, lambda connection, running: self._rows.lose(connection, key, running))
-
-    def arrive(self, key: int, number: int, remark: str | None) -> bool:
-        """End an attempt that is not alive as succeeded; ``True`` for the one caller whose call did it."""
-        return self._settled(
-            key, number, lambda connection, running: self._rows.arrive(connection, key, running, remark))
-
-    def _settled(self, key: int, number: int, end: Callable[[Connection, Running], None]) -> bool:
         def change(connection: Connection) -> bool:
-            held = self._rows.by_key(connection, key)
-            running = None if held is None else held.record.running
-            if running is None or running.number != number or running.alive:
-                return False
-            end(connection, running)
-            return True
+            running = self._silent(connection, key, number)
+            if running is not None:
+                self._rows.lose(connection, key, running)
+            return running is not None
 
         return self._database.write(change)
+
+    def arrive(self, key: int, number: int, remark: str | None) -> bool:
+        """End an attempt that is not alive, or the newest if it was lost, as succeeded; ``True`` for who did it."""
+        def change(connection: Connection) -> bool:
+            running = self._silent(connection, key, number)
+            if running is not None:
+                self._rows.arrive(connection, key, running, remark)
+                return True
+            held = self._rows.by_key(connection, key)
+            return (held is not None and held.record.last_number == number and held.record.running is None
+                    and self._rows.arrive_lost(connection, key, number, remark))
+
+        return self._database.write(change)
+
+    def _silent(self, connection: Connection, key: int, number: int) -> Running | None:
+        """The running attempt of this number, if it is not alive; the row of the image is locked."""
+        held = self._rows.by_key(connection, key)
+        running = None if held is None else held.record.running
+        return None if running is None or running.number != number or running.alive else running
 
     def declare_dead(self, key: int) -> Busy | int:
         """Take an operator's word that the workers of silent attempts are dead; the answer counts these attempts."""

@@ -139,3 +139,29 @@ def test_the_worker_of_a_lost_attempt_is_declared_dead(store: Store, hands: Hand
     assert not store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=9)
     assert store.declare_dead(claim.key) == 0
     assert store.declare_dead(claim.key + 1) == 0
+
+
+def test_an_attempt_whose_image_has_its_data_is_settled_once_lost_or_not(store: Store, hands: Hands) -> None:
+    for given_up in (False, True):
+        claim = begun(store)
+        assert not store.arrive(claim.key, claim.number, None), 'it is alive'
+        elapse(store, hands, SILENCE + 1)
+        if given_up:
+            assert store.lose(claim.key, claim.number)
+        silent_since = store.attempts(claim.key, 1)[0].updated_at
+        assert store.arrive(claim.key, claim.number, 'One store is missing.')
+        assert not store.arrive(claim.key, claim.number, None)
+        record = store.records(['image'])['image', CREATED]
+        assert (record.error, record.running, record.remains) == (None, None, True)
+        attempt = store.attempts(claim.key, 1)[0]
+        assert (attempt.state, attempt.message) == (State.SUCCEEDED, 'One store is missing.')
+        assert attempt.updated_at == silent_since, 'nobody has heard of its worker'
+
+
+def test_an_attempt_that_others_came_after_is_not_settled(store: Store, hands: Hands) -> None:
+    claim = begun(store)
+    elapse(store, hands, SILENCE + 1)
+    assert store.lose(claim.key, claim.number)
+    begun(store)
+    assert not store.arrive(claim.key, claim.number, None)
+    assert store.attempts(claim.key, 10)[-1].state is State.LOST
