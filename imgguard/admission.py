@@ -16,10 +16,11 @@ import webob.exc
 from imgguard import asking, names
 from imgguard.attempts import Busy, Claim, ImageRecord, Kind, Running
 from imgguard.errors import StoreUnavailable
+from imgguard.fence import NotYet
 from imgguard.guard import CannotGuard, Guard
 from imgguard.images import Caller, Forbidden, Image
 from imgguard.operations import spellings
-from imgguard.recovery import BeingCleared, NotYet, Recovery
+from imgguard.recovery import BeingCleared, Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.settings import Settings
 from imgguard.store import Store
@@ -150,11 +151,12 @@ class Admission:
             return record, allowed()
         return record, image
 
-    def _patiently(self, clear: Callable[[], None]) -> None:
+    def _patiently(self, clear: Callable[[], object]) -> None:
         """Wait for somebody else who is clearing: a client that hung up may be back before its upload is cleaned up."""
         for _ in range(_CLEARING_LOOKS):
             try:
-                return clear()
+                clear()
+                return
             except BeingCleared:
                 self._pause(_CLEARING_LOOK_SECONDS)
         clear()

@@ -6,12 +6,10 @@ read here is shown but through the verdict. Tasks are read when they are expired
 
 import os
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any
 
 from imgguard import glance_stores
-from imgguard.tasks import Seen, Task
-
-_TYPES: Final = frozenset({'api_image_import', 'location_import'})
+from imgguard.tasks import TYPES, Seen, Task
 
 
 class GlanceTasks:
@@ -27,7 +25,7 @@ class GlanceTasks:
         return _properties(image).get('os_glance_import_task')
 
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
-        """The id of the newest task that one of these requests made for this image; ``None`` when there is none."""
+        """See :class:`imgguard.tasks.Tasks`."""
         from glance.common import exception
         wanted = {each.removeprefix('req-') for each in request_ids if each}
         database, administrator = _database(), _administrator()
@@ -44,11 +42,7 @@ class GlanceTasks:
         return None if newest is None else str(newest['id'])
 
     def look(self, image_id: str, created_at: str, task_id: str | None, stores_too: bool = False) -> Seen:
-        """The image and the task that works on it, as they are now.
-
-        :param created_at: as Glance's API shows it; an image of another time has only the same id
-        :param stores_too: whether growing files in Glance's stores count as a change
-        """
+        """See :class:`imgguard.tasks.Tasks`."""
         from glance.common import exception
         database, administrator = _database(), _administrator()
         try:
@@ -78,7 +72,7 @@ def _task(task: dict[str, Any]) -> Task:
 
 
 def _is_of(task: dict[str, Any], request_ids: set[str]) -> bool:
-    return task['type'] in _TYPES and (task['request_id'] or '').removeprefix('req-') in request_ids
+    return task['type'] in TYPES and (task['request_id'] or '').removeprefix('req-') in request_ids
 
 
 def _properties(image: dict[str, Any]) -> dict[str, str]:

@@ -10,11 +10,11 @@ from typing import Final
 
 from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
-from imgguard.glance_tasks import GlanceTasks
-from imgguard.recovery import NotYet, Recovery
+from imgguard.fence import NotYet
+from imgguard.recovery import Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.store import Store
-from imgguard.tasks import GONE
+from imgguard.tasks import GONE, Tasks
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Housekeeping:
     :param clears: whether anything is cleared away at all (``requeue = auto``)
     """
 
-    def __init__(self, store: Store, recovery: Recovery, tasks: GlanceTasks, clears: bool) -> None:
+    def __init__(self, store: Store, recovery: Recovery, tasks: Tasks, clears: bool) -> None:
         self._store = store
         self._recovery = recovery
         self._tasks = tasks

@@ -1,8 +1,7 @@
 """What is to be done about attempts that are over: the verdict on lost ones, and their remains cleared away.
 
-Lost is enough to show the error, not enough to clear away: a worker that was only paused would wake up
-and write into what is somebody else's by then. The *fence* is open when the attempt ended by itself,
-when its process is proven gone, or when it was silent for ``fence_seconds``.
+Lost is enough to show the error, not enough to clear away, see :mod:`imgguard.fence`. How an image is looked at and
+put back is one of two ways: in Glance's own process, or by its database from outside.
 """
 
 import logging
@@ -11,27 +10,18 @@ from collections.abc import Callable
 from typing import Final
 
 from imgguard import codes, glance_stores, watch
-from imgguard.attempts import Failure, ImageRecord, Kind, State
+from imgguard.attempts import Failure, ImageRecord, Kind
+from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
-from imgguard.glance_tasks import GlanceTasks
+from imgguard.fence import Fence, NotYet
 from imgguard.guard import Guard
-from imgguard.requeue import CannotRequeue, Overtaken, Requeue
+from imgguard.requeue import CannotRequeue, Overtaken
 from imgguard.settings import Settings
 from imgguard.store import AttemptRow, Store
-from imgguard.tasks import DATA
+from imgguard.tasks import DATA, Tasks
 from imgguard.workers import Workers
 
 LOG: Final = logging.getLogger(__name__)
-
-_MOST_ATTEMPTS: Final = 100
-
-
-class NotYet(Exception):
-    """The remains of an attempt must not be cleared away yet; ``seconds`` tells how long not."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f'not before {seconds:.0f} seconds have passed')
-        self.seconds = seconds
 
 
 class BeingCleared(NotYet):
@@ -42,9 +32,9 @@ class BeingCleared(NotYet):
 
 
 class Recovery:
-    """Settles and clears for one filter."""
+    """Settles and clears for one filter, or for a command."""
 
-    def __init__(self, store: Store, guard: Guard, tasks: GlanceTasks, requeue: Requeue, workers: Workers,
+    def __init__(self, store: Store, guard: Guard, tasks: Tasks, requeue: WayBack, workers: Workers,
                  settings: Settings) -> None:
         self._store = store
         self._guard = guard
@@ -52,6 +42,7 @@ class Recovery:
         self._requeue = requeue
         self._workers = workers
         self._settings = settings
+        self._fence = Fence(store, workers, settings.fence_seconds)
 
     def settle(self, record: ImageRecord, status: str) -> bool:
         """Speak the verdict that is due on an image, if one is.
@@ -70,38 +61,50 @@ class Recovery:
                 # It died after Glance had taken the data.
                 return self._store.arrive(record.key, running.number, None)
             return self._store.lose(record.key, running.number)
+        error = record.error
+        if error is not None and not error.ended and error.number == record.last_number and status in DATA:
+            # It was given up as lost, and had brought the data all the same.
+            return self._store.arrive(record.key, error.number, None)
         if record.overdue and record.error is None and status == 'queued':
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
             return self._store.give_up(record.key, never)
         return False
 
-    def clear(self, record: ImageRecord) -> None:
+    def clear(self, record: ImageRecord) -> bool:
         """Clear away what attempts left of an image in Glance; one without data then is ``queued``.
 
+        Where data that may lie in Glance's stores cannot be deleted, that is left to whoever can: the attempts are not
+        noted as cleared.
+
+        :returns: whether anything was cleared away
         :raises NotYet: while the fence is closed; :class:`BeingCleared` while somebody else is at it
         :raises CannotRequeue: it is not possible; the text says what the operator can do
         :raises StoreUnavailable: the guard's store cannot be asked
         """
         if not record.remains:
-            return
+            return False
         if self._settings.requeue == 'off':
             if self._requeue.needed(record.image_id):
                 raise CannotRequeue('What a failed attempt left of this image stands in the way, and the guard is set '
                                     'not to clear it away (requeue = off): an operator has to.')
-            return
-        tasks = [task for attempt in self._past_the_fence(record) if (task := self._task(record, attempt)) is not None]
+            return False
+        past = self._fence.passed(record)
+        if not self._requeue.deletes_data and not self._requeue.needed(record.image_id):
+            return False
+        tasks = [task for attempt in past if (task := self._task(record, attempt)) is not None]
         # Two threads of one process must not take each other's right for their own.
         name = f'{self._workers.name()}:{threading.get_ident()}'
         if not self._store.begin_clearing(record.key, record.last_number, name):
             raise BeingCleared
         cleared = False
         try:
-            self._requeue.clear(record.image_id, lambda: self._store.keep_clearing(record.key, name), tasks)
-            cleared = True
+            found = self._requeue.clear(record.image_id, lambda: self._store.keep_clearing(record.key, name), tasks)
+            cleared = self._requeue.deletes_data
         except Overtaken as error:
             raise BeingCleared from error
         finally:
             self._store.end_clearing(record.key, name, cleared)
+        return found
 
     def try_to_clear(self, record: ImageRecord, status: str | None) -> None:
         """As :meth:`clear`, where it is no matter if it cannot be done now.
@@ -148,25 +151,6 @@ class Recovery:
             return
         if record is not None:
             self.try_to_clear(record, None)
-
-    def _past_the_fence(self, record: ImageRecord) -> list[AttemptRow]:
-        """The attempts that may have left something.
-
-        :raises NotYet: one of them may still wake up and write
-        """
-        found = [attempt for attempt in self._store.attempts(record.key, _MOST_ATTEMPTS)
-                 if attempt.number > record.cleared_number]
-        for attempt in found:
-            # A success that is not cleared was told by Glance's image, not by its worker.
-            if attempt.state in (State.FAILED, State.RUNNING):
-                continue
-            # What was handed on runs on a host of which nothing is known.
-            if not attempt.handed_on and self._workers.is_gone(attempt.host, attempt.worker):
-                continue
-            wait = self._settings.fence_seconds - attempt.silent_for
-            if wait > 0:
-                raise NotYet(wait)
-        return found
 
     def _task(self, record: ImageRecord, attempt: AttemptRow) -> str | None:
         if attempt.kind not in watch.IMPORTS or attempt.task_id is not None:

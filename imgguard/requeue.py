@@ -1,5 +1,7 @@
 """Putting an image that Glance holds dead back to a clean ``queued``, in Glance's own process.
 
+The other way, by SQL from outside, is :mod:`imgguard.database_requeue`.
+
 What each failure leaves is told in the manual, case by case: a status nobody will ever change, an
 import lock, rejected or partial data, size and checksum of it, staged data, a dead worker's name. All
 of it goes through Glance's database layer and store library. Who may clear, and when it is safe to,
@@ -21,22 +23,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
 
-from imgguard import glance_stores, names
+from imgguard import dead_states, glance_stores, names
 from imgguard.errors import ImgguardError
 from imgguard.glance_stores import Undeletable
+from imgguard.tasks import DATA
 
 LOG: Final = logging.getLogger(__name__)
-
-_LOCK: Final = 'os_glance_import_task'
-_IMPORTING: Final = 'os_glance_importing_to_stores'
-#: What is sent to a host that is gone never comes back.
-_LEFT_OVER: Final = (_IMPORTING, 'os_glance_failed_import', *names.HOSTS)
-_OF_DATA: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
-_WITH_DATA: Final = frozenset({'active', 'deactivated'})
-_HANGING: Final = frozenset({'saving', 'uploading', 'importing'})
-#: An upload goes on from ``saving`` only, a stage from ``uploading``, an import from ``importing``. No request
-#: begins from ``saving`` or ``importing``, and an import goes on only while it has its lock.
-_HELD: Final = {'queued': 'importing', 'saving': 'importing', 'uploading': 'importing', 'importing': 'saving'}
 
 
 class CannotRequeue(ImgguardError):
@@ -50,38 +42,30 @@ class Overtaken(CannotRequeue):
 class Requeue:
     """Puts images back to ``queued``; one instance serves all threads of a process."""
 
+    deletes_data: Final = True
+
     def needed(self, image_id: str) -> bool:
-        """Whether something stands in the way of a new attempt, or data of a dead one is still there.
-
-        True for every image in ``saving``, ``uploading`` or ``importing``, also while an attempt is alive
-        and when staged data waits soundly for its import: that is the caller's to know. False for an image
-        that has data, is deleted or unknown.
-
-        :raises CannotRequeue: Glance's database, or a store, does not answer
-        """
+        """See :class:`imgguard.dead_states.WayBack`; data of a dead attempt that is still there counts, too."""
         with _database_errors():
             image = self._look(image_id)
             return image is not None and self._has_remains(image)
 
-    def clear(self, image_id: str, still_mine: Callable[[], bool], tasks: Collection[str] = ()) -> None:
-        """Put the image back to a clean ``queued``, or tidy one up that has its data; one that needs nothing stays.
-
-        :param still_mine: asked before each step that cannot be undone; ``False`` stops at once
-        :param tasks: of Glance, whose workers are dead
-        :raises Overtaken: stopped, by ``still_mine`` or because the image changed meanwhile
-        :raises CannotRequeue: something could not be deleted; the image has the status it had
-        """
+    def clear(self, image_id: str, still_mine: Callable[[], bool], tasks: Collection[str] = ()) -> bool:
+        """See :class:`imgguard.dead_states.WayBack`; an image that has its data is tidied up."""
         with _database_errors():
             image = self._look(image_id)
-            if image is None or image.status not in _HELD.keys() | _WITH_DATA:
-                return
+            if image is None or image.status not in dead_states.HELD.keys() | DATA:
+                return False
             if not glance_stores.is_plain(image_id):
                 raise CannotRequeue('The id of this image cannot be the name of a file, so what is left of its data '
                                     'cannot be looked for: an operator has to delete the image.')
-            if image.status in _WITH_DATA:
+            if image.status in DATA:
                 _Tidying(self._database, self._context, image, still_mine).run(tasks)
-            elif self._has_remains(image):
-                _Clearing(self._database, self._context, image, still_mine).run()
+                return True
+            if not self._has_remains(image):
+                return False
+            _Clearing(self._database, self._context, image, still_mine).run()
+            return True
 
     def _look(self, image_id: str) -> Any:
         import glance.db
@@ -92,14 +76,14 @@ class Requeue:
             return None
 
     def _has_remains(self, image: Any) -> bool:
-        if image.status in _HANGING:
+        if image.status in dead_states.HANGING:
             return True
         if image.status != 'queued':
             return False
         properties = image.extra_properties
-        if properties.get(_IMPORTING) or any(name in properties for name in (_LOCK, *names.HOSTS)):
+        if properties.get(dead_states.IMPORTING) or any(name in properties for name in dead_states.BLOCKING):
             return True
-        if image.locations or any(getattr(image, name) is not None for name in _OF_DATA):
+        if image.locations or any(getattr(image, name) is not None for name in dead_states.OF_DATA):
             return True
         image_id = image.image_id
         return glance_stores.is_plain(image_id) and (
@@ -128,7 +112,7 @@ class _Steps:
         self._context = context
         self._id: str = image.image_id
         self._found: str = image.status
-        self._lock: str | None = image.extra_properties.get(_LOCK)
+        self._lock: str | None = image.extra_properties.get(dead_states.LOCK)
         self._still_mine = still_mine
 
     def _ask(self) -> None:
@@ -139,7 +123,7 @@ class _Steps:
         from glance.common import exception
         self._ask()
         try:
-            self._database.image_delete_property_atomic(self._id, _LOCK, task_id)
+            self._database.image_delete_property_atomic(self._id, dead_states.LOCK, task_id)
         except exception.NotFound as error:
             raise self._overtaken() from error
 
@@ -166,7 +150,7 @@ class _Steps:
             image = glance.db.ImageRepo(self._context, self._database).get(self._id)
         except exception.NotFound as error:
             raise self._overtaken() from error
-        if _LOCK in image.extra_properties:
+        if dead_states.LOCK in image.extra_properties:
             raise self._overtaken()
         return image
 
@@ -210,7 +194,7 @@ class _Tidying(_Steps):
         except Undeletable as error:
             raise CannotRequeue(f'What a dead import left beside image {self._id} is still there: {error}.') from error
         # Glance itself leaves these empty.
-        left = (_IMPORTING, *names.HOSTS)
+        left = (dead_states.IMPORTING, *names.HOSTS)
         self._delete_properties(image, [name for name in left if image.extra_properties.get(name)])
 
 
@@ -219,7 +203,7 @@ class _Clearing(_Steps):
 
     @property
     def _held(self) -> str:
-        return _HELD[self._found]
+        return dead_states.HELD[self._found]
 
     def run(self) -> None:
         # Without its lock an import writes nothing more to the image (api_image_import.py, ImportActionWrapper),
@@ -236,9 +220,9 @@ class _Clearing(_Steps):
             self._let_go()
             raise CannotRequeue(f'Image {self._id} cannot be uploaded again: {error}. '
                                 'It can be once an operator has removed the cause.') from error
-        self._delete_properties(image, _LEFT_OVER)
+        self._delete_properties(image, dead_states.LEFT_OVER)
         self._ask()
-        self._change(self._held, 'queued', dict.fromkeys(_OF_DATA))
+        self._change(self._held, 'queued', dict.fromkeys(dead_states.OF_DATA))
         LOG.info('Image %s was put back from %s to queued', self._id, self._found)
 
     def _held_image(self) -> Any:

@@ -6,9 +6,9 @@ both together say that Glance has given up (``glance/async_/flows/api_image_impo
 ``location_import.py``, ``glance/async_/taskflow_executor.py``). No I/O here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from imgguard import codes, text
 from imgguard.attempts import Failure, Kind
@@ -54,6 +54,23 @@ class Seen:
     task: Task | None = None
     changed: object = None
 
+
+class Tasks(Protocol):
+    """How Glance's tasks and their images are looked at: in its process, or in its database from outside."""
+
+    def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
+        """The id of the newest task that one of these requests made for this image; ``None`` when there is none."""
+
+    def look(self, image_id: str, created_at: str, task_id: str | None, stores_too: bool = False) -> Seen:
+        """The image and the task that works on it, as they are now.
+
+        :param created_at: as Glance's API shows it; an image of another time has only the same id
+        :param stores_too: whether growing files in Glance's stores count as a change
+        """
+
+
+TYPES: Final = frozenset({'api_image_import', 'location_import'})
+"""The types of the tasks that bring data into an image."""
 
 DATA: Final = frozenset({'active', 'deactivated'})
 GONE: Final = frozenset({None, 'deleted', 'pending_delete'})

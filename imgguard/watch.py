@@ -13,13 +13,12 @@ from typing import Final
 
 from imgguard import glance_log
 from imgguard.attempts import Claim, ImageRecord, Kind, Running
-from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.images import Image
 from imgguard.leases import Heartbeat
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 from imgguard.store import Store
-from imgguard.tasks import DATA, Seen, judge
+from imgguard.tasks import DATA, Seen, Tasks, judge
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -71,7 +70,7 @@ class Watch:
     :param clock: seconds of a clock that is never set back
     """
 
-    def __init__(self, store: Store, guard: Guard, heartbeat: Heartbeat, tasks: GlanceTasks,
+    def __init__(self, store: Store, guard: Guard, heartbeat: Heartbeat, tasks: Tasks,
                  after_failure: Callable[[str, str], None], stall_seconds: float, poll_seconds: float = 1.0,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -148,19 +147,20 @@ class Watch:
         return True
 
 
-def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> None:
+def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> bool:
     """Store how an import ended. A copy never puts its image in error, nor does one whose image is gone.
 
+    :returns: whether that counts, which is true for exactly one of several callers
     :raises StoreUnavailable: when that could not be stored
     """
     if result.verdict is Verdict.SUCCEEDED or result.failure is None:
-        guard.succeeded(ended.claim, _ACCEPTED, seen.size or ended.received, result.failure)
-        return
+        return guard.succeeded(ended.claim, _ACCEPTED, seen.size or ended.received, result.failure)
     shown = ended.guarded and ended.kind is not Kind.COPY and seen.status is not None
-    guard.failed(ended.image, ended.claim, result.failure, _ACCEPTED, ended.received, shown, remains=ended.guarded)
+    return guard.failed(ended.image, ended.claim, result.failure, _ACCEPTED, ended.received, shown,
+                        remains=ended.guarded)
 
 
-def settle(store: Store, guard: Guard, tasks: GlanceTasks, record: ImageRecord) -> bool:
+def settle(store: Store, guard: Guard, tasks: Tasks, record: ImageRecord) -> bool:
     """Decide on a running import that nobody watches any more: its process is dead or was silent for too long.
 
     How the task ended is Glance's word; one that did not end has died with its process.
@@ -183,11 +183,10 @@ def settle(store: Store, guard: Guard, tasks: GlanceTasks, record: ImageRecord) 
         return store.arrive(record.key, running.number, result.failure.text if result.failure else None)
     image = Image(record.image_id, record.created_at, seen.status or 'deleted', record.owner, None)
     claim = Claim(record.key, running.number, record.error)
-    end(guard, Import(running.kind, image, claim, running.guarded, task_id, ()), result, seen)
-    return True
+    return end(guard, Import(running.kind, image, claim, running.guarded, task_id, ()), result, seen)
 
 
-def _begun(store: Store, tasks: GlanceTasks, record: ImageRecord, running: Running) -> str | None:
+def _begun(store: Store, tasks: Tasks, record: ImageRecord, running: Running) -> str | None:
     # Its process died between Glance's answer and the moment the task was noted.
     attempt = store.attempt(record.key, running.number)
     return None if attempt is None else tasks.find(record.image_id, [attempt.request_id])
