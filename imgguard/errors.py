@@ -11,3 +11,7 @@ class ConfigurationError(ImgguardError):
 
 class StoreUnavailable(ImgguardError):
     """The guard's own database could not be read or written; ``__cause__`` says why."""
+
+
+class GlanceUnavailable(ImgguardError):
+    """Glance's own database could not be read or written from outside Glance; ``__cause__`` says why."""

@@ -1,4 +1,4 @@
-"""The address of the store: what the option ``connection`` may say.
+"""The address of a database: what the options ``connection`` and ``glance_connection`` may say.
 
 Nothing here connects, and no text repeats more of the address than its place, for it may hold a
 password.
@@ -18,8 +18,8 @@ _DRIVERS: Final = {'sqlite': 'pysqlite', 'postgresql': 'psycopg', 'mysql': 'pymy
 _EXTRAS: Final = {'postgresql': 'imgguard[postgresql]', 'mysql': 'imgguard[mysql]', 'mariadb': 'imgguard[mysql]'}
 
 
-def parsed(text: str) -> URL:
-    """Read the option ``connection``.
+def parsed(text: str, option: str = 'connection') -> URL:
+    """Read an option that names a database.
 
     :param text: an SQLAlchemy URL; a database without a driver gets the tested one
     :raises ConfigurationError: it cannot be read, names another database or driver, a SQLite path
@@ -29,20 +29,21 @@ def parsed(text: str) -> URL:
         url = make_url(text)
     except (SQLAlchemyError, ValueError):
         # From None: the cause may repeat the address with its password.
-        raise _refused(f'is not a database URL; give one like {_EXAMPLES}') from None
+        raise _refused(option, f'is not a database URL; give one like {_EXAMPLES}') from None
     backend = url.get_backend_name()
     driver = _DRIVERS.get(backend)
     if driver is None:
-        raise _refused(f'names the database {backend!r}, which imgguard cannot use; give one like {_EXAMPLES}')
+        raise _refused(option, f'names the database {backend!r}, which imgguard cannot use; give one like {_EXAMPLES}')
     if '+' not in url.drivername:
         url = url.set(drivername=f'{backend}+{driver}')
     elif url.drivername != f'{backend}+{driver}':
-        raise _refused(f'names the driver {url.drivername!r}; imgguard works with {backend}+{driver}: write that')
+        raise _refused(option, f'names the driver {url.drivername!r}; imgguard works with '
+                       f'{backend}+{driver}: write that')
     if backend == 'sqlite':
-        _check_path(url.database)
+        _check_path(option, url.database)
     elif not url.database:
-        raise _refused(f'names no database after the host; give one like {_EXAMPLES}')
-    _check_driver(url, backend, driver)
+        raise _refused(option, f'names no database after the host; give one like {_EXAMPLES}')
+    _check_driver(option, url, backend, driver)
     return url
 
 
@@ -54,19 +55,19 @@ def place(url: URL) -> str:
     return f'{url.get_backend_name()} database {url.database} at {url.host or "localhost"}{port}'
 
 
-def _check_path(path: str | None) -> None:
+def _check_path(option: str, path: str | None) -> None:
     if not path or not os.path.isabs(path):
-        raise _refused('names a SQLite file by a relative path (or none), which each process would look for '
+        raise _refused(option, 'names a SQLite file by a relative path (or none), which each process would look for '
                        'elsewhere; give the absolute path, with four slashes: sqlite:////var/lib/glance/imgguard.db')
 
 
-def _check_driver(url: URL, backend: str, driver: str) -> None:
+def _check_driver(option: str, url: URL, backend: str, driver: str) -> None:
     try:
         url.get_dialect().import_dbapi()
     except ImportError as error:
-        raise _refused(f'needs the Python package {driver!r}, which cannot be imported ({error}); '
+        raise _refused(option, f'needs the Python package {driver!r}, which cannot be imported ({error}); '
                        f"run: pip install '{_EXTRAS.get(backend, 'imgguard')}'") from error
 
 
-def _refused(why: str) -> ConfigurationError:
-    return ConfigurationError(f'imgguard: option connection {why}')
+def _refused(option: str, why: str) -> ConfigurationError:
+    return ConfigurationError(f'imgguard: option {option} {why}')

@@ -8,14 +8,14 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from imgguard.store.address import parsed, place
-from imgguard.store.failures import OutcomeUnknown, described, may_repeat, translated
+from imgguard.store.failures import OURS, Whose, described, may_repeat, translated
 from imgguard.store.files import make_private, use_write_ahead_log
 
 Result = TypeVar('Result')
@@ -51,8 +51,12 @@ class Database:
     :raises ConfigurationError: see :func:`imgguard.store.address.parsed`
     """
 
+    #: The option that names it, and whose it is.
+    option: ClassVar[str] = 'connection'
+    whose: ClassVar[Whose] = OURS
+
     def __init__(self, url: str) -> None:
-        self.url: Final = parsed(url)
+        self.url: Final = parsed(url, self.option)
         self.place: Final = place(self.url)
         self.backend: Final = self.url.get_backend_name()
         self._engines: dict[int, Engine] = {}
@@ -78,7 +82,7 @@ class Database:
 
         :raises StoreUnavailable: the database could not be read
         """
-        with translated(self.place):
+        with translated(self.place, self.whose):
             try:
                 return self._asked(ask)
             except DBAPIError as error:
@@ -92,7 +96,7 @@ class Database:
         :param change: may be called several times, each in a transaction of its own
         :raises StoreUnavailable: the database could not be written
         """
-        with translated(self.place):
+        with translated(self.place, self.whose):
             for pause in _PAUSES:
                 try:
                     return self._committed(change)
@@ -132,7 +136,7 @@ class Database:
             connection.exec_driver_sql('COMMIT')
         except DBAPIError as error:
             if error.connection_invalidated:
-                raise OutcomeUnknown(described(self.place, error)) from error
+                raise self.whose.unknown(described(self.place, error, self.whose)) from error
             raise
 
     def _made(self) -> Engine:

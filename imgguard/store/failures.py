@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import ImgguardError, StoreUnavailable
 
 REMEDY: Final = 'run `imgguard-manage db upgrade`'
 
@@ -29,6 +30,25 @@ class OutcomeUnknown(StoreUnavailable):
     """The connection broke while the commit was under way: it may have happened or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Whose:
+    """Whose database it is: the guard's own, or Glance's.
+
+    :param name: how texts call it
+    :param without_tables: what they say of one without tables
+    :param unavailable: is raised when it cannot be used
+    :param unknown: is raised when nobody knows whether a change was made
+    """
+
+    name: str
+    without_tables: str
+    unavailable: type[ImgguardError]
+    unknown: type[ImgguardError]
+
+
+OURS: Final = Whose('the store of imgguard', f'has not got its tables: {REMEDY}', StoreUnavailable, OutcomeUnknown)
+
+
 def may_repeat(error: SQLAlchemyError) -> bool:
     """Whether a transaction that failed so did nothing and is worth another try."""
     if not isinstance(error, DBAPIError):
@@ -37,23 +57,23 @@ def may_repeat(error: SQLAlchemyError) -> bool:
 
 
 @contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Turn every database error that leaves the block into :class:`StoreUnavailable`.
+def translated(place: str, whose: Whose = OURS) -> Iterator[None]:
+    """Turn every database error that leaves the block into one of our own.
 
-    :param place: where the store is, from :func:`imgguard.store.address.place`
-    :raises StoreUnavailable: its text tells neither a password nor a value
+    :param place: where the database is, from :func:`imgguard.store.address.place`
+    :raises StoreUnavailable: or what ``whose`` says; its text tells neither a password nor a value
     """
     try:
         yield
     except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable(described(place, error)) from error
+        raise whose.unavailable(described(place, error, whose)) from error
 
 
-def described(place: str, error: SQLAlchemyError | OSError) -> str:
-    """One line on what is wrong with the store and, where it is known, what to do."""
+def described(place: str, error: SQLAlchemyError | OSError, whose: Whose = OURS) -> str:
+    """One line on what is wrong with the database and, where it is known, what to do."""
     if isinstance(error, DBAPIError) and _lacks_table(error):
-        return f'the store of imgguard ({place}) has not got its tables: {REMEDY}'
-    return f'the store of imgguard ({place}) failed: {_reason(error)}'
+        return f'{whose.name} ({place}) {whose.without_tables}'
+    return f'{whose.name} ({place}) failed: {_reason(error)}'
 
 
 def _lacks_table(error: DBAPIError) -> bool:
