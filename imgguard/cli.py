@@ -10,14 +10,15 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Final, TypeAlias
 
 from paste.deploy import loadwsgi  # type: ignore[import-untyped]
 
-from imgguard import commands
+from imgguard import commands, sweep_command
 from imgguard.commands import Answer, Command, Event, Job, Listing
 from imgguard.errors import ConfigurationError, ImgguardError
+from imgguard.outside import Outside
 from imgguard.settings import FILE_OPTION, Settings, mask_password, resolve
 from imgguard.store import Store
 from imgguard.text import one_line
@@ -43,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         as_json = arguments.format == 'json'
         print(f'store: {mask_password(settings.connection)}', file=sys.stderr if as_json else sys.stdout, flush=True)
         run: Command = arguments.run
-        with closing(Store(settings.connection, lease_seconds=settings.lease_seconds)) as store:
-            for answer in run(Job(settings, store, _note), arguments):
+        with ExitStack() as opened:
+            store = opened.enter_context(closing(Store(settings.connection, lease_seconds=settings.lease_seconds)))
+            outside = None
+            if settings.glance_connection is not None:
+                outside = opened.enter_context(closing(Outside(settings.glance_connection, store, settings)))
+            for answer in run(Job(settings, store, outside, _note), arguments):
                 print(_json(answer) if as_json else _text(answer), flush=True)
     except ImgguardError as error:
         _note(str(error).removeprefix('imgguard: '))
@@ -87,10 +92,12 @@ def _add_images(actions: Actions) -> None:
         metavar='ACTION', required=True)
     _add_image(_add(attempts, 'list', 'list every attempt to bring data into an image, the newest first',
                     commands.attempts))
-    sweep = _add(actions, 'sweep', 'put images in error whose worker was lost or whose deadline has passed, and '
-                                   'forget what is too old; every minute until it is stopped', commands.sweep)
+    sweep = _add(actions, 'sweep', 'put images in error whose worker was lost or whose deadline has passed, put those '
+                                   'that Glance holds dead back to queued (with glance_connection), and forget what '
+                                   'is too old; every minute until it is stopped', sweep_command.sweep)
     sweep.add_argument('--once', action='store_true', help='do it once')
-    requeue = _add(actions, 'requeue', 'see to it that an image in error can be tried again', commands.requeue)
+    requeue = _add(actions, 'requeue', 'put an image in error back to queued, or see to it that a guard in Glance '
+                                       'does', commands.requeue)
     _add_image(requeue)
     requeue.add_argument('--worker-is-dead', action='store_true',
                          help='the workers of its lost attempts are dead: do not wait for fence_seconds. Data may be '

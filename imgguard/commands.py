@@ -1,45 +1,46 @@
-"""What each command of ``imgguard-manage`` does with the store. How it is said is told in :mod:`imgguard.cli`."""
+"""What each command of ``imgguard-manage`` does. How it is said is told in :mod:`imgguard.cli`."""
 
 import argparse
-import os
-import select
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 from imgguard import codes
 from imgguard.api import history, v2
-from imgguard.attempts import Busy, ErrorState, ImageRecord, State
-from imgguard.errors import ImgguardError, StoreUnavailable
+from imgguard.attempts import Busy, ErrorState, ImageRecord
+from imgguard.errors import ImgguardError
+from imgguard.fence import Fence, NotYet
+from imgguard.outside import Outside
+from imgguard.recovery import BeingCleared, Recovery
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.sweep import Counts, Sweep
+from imgguard.tasks import DATA, GONE
 from imgguard.workers import Workers
 
 PAGE: Final = 500
 _MOST_ATTEMPTS: Final = 100
 _DAY: Final = 86400
 
-_OUTSIDE: Final = ("Clearing away what failed attempts left in Glance is done in Glance's process, at the next look at "
-                   'the image or at a retry.')
-_NOT_USED: Final = f'glance_connection is set, but this version does not use it yet. {_OUTSIDE}'
-_NOT_SET: Final = f'glance_connection is not set: only leases and deadlines are settled. {_OUTSIDE}'
-_UNPROVEN: Final = ('{} silent attempts are left alone: nobody has been in touch with the store for long enough to '
-                    'tell a dead worker from an outage of the store. A running Glance or a sweep without --once is.')
+#: Where commands without Glance's database leave it to.
+INSIDE: Final = "is cleared away in Glance's process at the next look at the image (show, list) or retry"
+#: What they say where they put images back.
+FILES: Final = ("data they may have left in Glance's stores and in staging cannot be deleted from here: a guard in "
+                "Glance's process does it at the next look at the image or retry; where there is none, a retry that "
+                'meets such a file fails again until an operator has removed it')
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a command works with.
 
+    :param outside: Glance as its database shows it; ``None`` without ``glance_connection``
     :param note: says something that was not asked for
     """
 
     settings: Settings
     store: Store
+    outside: Outside | None
     note: Callable[[str], None]
 
 
@@ -122,30 +123,22 @@ def purge(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     yield {'forgotten': job.store.purge(days * _DAY), 'retention_days': days}
 
 
-def sweep(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
-    """``sweep [--once]``."""
-    job.note(_NOT_USED if job.settings.glance_connection else _NOT_SET)
-    with _stopped_by_signals() as stop:
-        sweeper = Sweep(job.store, job.settings, time.monotonic, stop)
-        if arguments.once:
-            counts = sweeper.run_once()
-            yield asdict(counts)
-            if counts.unproven:
-                job.note(_UNPROVEN.format(counts.unproven))
-        else:
-            yield from _told(job, sweeper)
-
-
 def requeue(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
-    """``requeue IMAGE [--worker-is-dead]``: see that nothing keeps Glance's process from clearing the image."""
-    if job.settings.glance_connection:
-        job.note(_NOT_USED)
+    """``requeue IMAGE [--worker-is-dead]``: put the image back, or see that nothing keeps Glance's process from it."""
     record = _known(job, arguments.image)
-    if record.deleted:
+    status = None
+    if job.outside is not None and not record.deleted:
+        status = job.outside.status(record)
+        if status is None:
+            raise CommandFailed(f"Glance's database does not know image {arguments.image}: see glance_connection")
+    if record.deleted or (status is not None and status in GONE):
         raise CommandFailed(f'image {arguments.image} is deleted')
     if job.settings.requeue == 'off':
         raise CommandFailed('the guard is set not to clear anything away (requeue = off); with requeue = auto it does')
     declared = 0
+    if job.outside is not None and status is not None:
+        job.outside.settle(record, status)
+        record = _known(job, arguments.image)
     if arguments.worker_is_dead:
         outcome = job.store.declare_dead(record.key)
         if isinstance(outcome, Busy):
@@ -156,7 +149,7 @@ def requeue(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     record = _known(job, arguments.image)
     if record.running is not None:
         raise _alive(job, arguments.image, Busy(record.running))
-    yield {'image_id': record.image_id, 'declared_dead': declared, 'next': _next(job, record)}
+    yield {'image_id': record.image_id, 'declared_dead': declared, 'next': _next(job, record, status)}
 
 
 def _known(job: Job, image_id: str) -> ImageRecord:
@@ -188,72 +181,32 @@ def _alive(job: Job, image_id: str, busy: Busy) -> CommandFailed:
                          'dead, say so with --worker-is-dead')
 
 
-def _next(job: Job, record: ImageRecord) -> str:
-    """What happens now to an image that no attempt holds.
+def _next(job: Job, record: ImageRecord, status: str | None) -> str:
+    """What was done, or happens now, to an image that no attempt holds.
 
+    :param status: what Glance says of it; ``None`` where that is not known
     :raises CommandFailed: what is left of it may not be cleared away yet
     """
+    if status in DATA:
+        return f'nothing: the image is {status}'
     if record.error is None:
         return 'nothing: the image is not in error'
-    if record.last_number <= record.cleared_number:
+    if not record.remains:
         return 'nothing is left to be cleared away: its data can be sent again'
-    until = _fenced_until(job, record, record.error)
-    if until is not None:
+    if Recovery.keeps_staged(record, status):
+        return 'nothing: its staged data waits for an import, which can be asked for again'
+    try:
+        if job.outside is None:
+            Fence(job.store, Workers(), job.settings.fence_seconds).passed(record)
+            return f'what is left of it {INSIDE}'
+        done = job.outside.recovery.clear(record)
+    except BeingCleared:
+        raise CommandFailed(f'image {record.image_id} is being cleared by somebody else') from None
+    except NotYet as error:
         raise CommandFailed(
             f'a lost attempt of image {record.image_id} may only be paused: what it left is not cleared away before '
-            f'{v2.timestamp(until)}; if its worker is dead, say so with --worker-is-dead')
-    return "what is left of it is cleared away in Glance's process at the next look at the image (show, list) or retry"
-
-
-def _fenced_until(job: Job, record: ImageRecord, error: ErrorState) -> float | None:
-    """Until when :meth:`imgguard.recovery.Recovery.clear` refuses to; ``None`` when it does not."""
-    shown = job.store.attempt(record.key, error.number)
-    now = None if shown is None else shown.updated_at + error.silent_for
-    workers, fence = Workers(), job.settings.fence_seconds
-    ends = [attempt.updated_at + fence for attempt in job.store.attempts(record.key, _MOST_ATTEMPTS)
-            if attempt.number > record.cleared_number and attempt.state is State.LOST
-            and (attempt.handed_on or not workers.is_gone(attempt.host, attempt.worker))]
-    return max((end for end in ends if now is not None and end > now), default=None)
-
-
-def _told(job: Job, sweeper: Sweep) -> Iterator[Answer]:
-    """The first run, and every one that changed anything; an outage when it begins and when it is over."""
-    first, failing = True, False
-    for result in sweeper.run():
-        if isinstance(result, StoreUnavailable):
-            if not failing:
-                job.note(f'{result}; trying again')
-            failing = True
-            continue
-        if failing:
-            job.note('the store can be used again')
-        if first or result != Counts(unproven=result.unproven):
-            yield Event({'at': v2.timestamp(time.time()), **asdict(result)})
-        first = failing = False
-
-
-class _Signalled:
-    """Set by a signal. Not an event of :mod:`threading`, whose lock the thread that is interrupted may hold."""
-
-    def __init__(self, reading: int) -> None:
-        self._reading = reading
-
-    def is_set(self) -> bool:
-        return self.wait(0)
-
-    def wait(self, timeout: float) -> bool:
-        return bool(select.select([self._reading], [], [], timeout)[0])
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[_Signalled]:
-    reading, writing = os.pipe()
-    before = {each: signal.signal(each, lambda *_: os.write(writing, b'.') and None)
-              for each in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield _Signalled(reading)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        os.close(reading)
-        os.close(writing)
+            f'{v2.timestamp(time.time() + error.seconds)}; if its worker is dead, say so with --worker-is-dead'
+        ) from None
+    job.note(FILES[0].upper() + FILES[1:])
+    was = 'was put back to queued' if done else 'is queued'
+    return f'nothing: the image {was} in Glance, its data can be sent again'

@@ -38,7 +38,7 @@ OPTIONS: Final[tuple[cfg.Opt, ...]] = (
         help="SQLAlchemy URL of Glance's own database.\n\n"
              "Needed only outside Glance's process: by the proxy, to put dead images back to queued, and by "
              'imgguard-manage, whose sweep otherwise settles leases and deadlines only. The account must be able '
-             'to change images, their properties and locations.'),
+             'to read and change images, their properties, their locations and tasks, and to delete properties.'),
     cfg.StrOpt(
         'keep_default',
         default='never',

@@ -1,20 +1,19 @@
 """The sweep: speaks the verdicts that are due on images nobody looks at, and forgets what is too old.
 
-It runs outside Glance's process and knows the guard's store only: it settles leases and deadlines, and
-clears nothing away in Glance. Every change is one of the store's own, which happens exactly once however many
-sweeps and workers are at it. Before and between its steps it gives a sign of its own life: where all of
-Glance is dead it is the one who proves that the store could be reached.
+It runs outside Glance's process. Alone with the guard's store it settles leases and deadlines; with Glance's database
+(``glance_connection``) it goes by what Glance says, too, and puts dead images back to ``queued``. Before and between
+its steps it gives a sign of its own life: where all of Glance is dead it is the one who proves that the store could
+be reached.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from imgguard import codes
-from imgguard.attempts import Failure
-from imgguard.errors import StoreUnavailable
+from imgguard.attempts import ImageRecord
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.settings import Settings
+from imgguard.settling import Counts, StoreAlone, WithGlance
 from imgguard.store import Store
 from imgguard.workers import HOST
 
@@ -30,8 +29,6 @@ PAGE: Final = 200
 _DAY: Final = 86400
 # A stable name, so that sweeps that follow each other leave one row; any of them proves the same.
 _WORKER: Final = f'{HOST}:sweep'
-_SKEW: Final = 5
-_NEVER: Final = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
 
 
 class Stop(Protocol):
@@ -44,38 +41,30 @@ class Stop(Protocol):
         """Wait until it is set, at most so many seconds, and say whether it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What one run did.
-
-    :param lost: attempts ended as lost
-    :param given_up: images whose deadline had passed, put in error
-    :param forgotten: images forgotten with their history, as ``retention_days`` says
-    :param unproven: attempts silent for longer than their lease that were left alone, because nobody has proved
-        since that the store could be reached
-    """
-
-    lost: int = 0
-    given_up: int = 0
-    forgotten: int = 0
-    unproven: int = 0
-
-
 class Sweep:
     """Settles what is due; several may run at the same time.
 
+    :param glance: Glance's database and what is done by it; ``None`` without ``glance_connection``
     :param clock: seconds of a clock that is never set back
     :param stop: asked between two pages, and waited for between two runs
     """
 
-    def __init__(self, store: Store, settings: Settings, clock: Callable[[], float], stop: Stop) -> None:
+    def __init__(self, store: Store, settings: Settings, clock: Callable[[], float], stop: Stop,
+                 glance: WithGlance | None = None) -> None:
         self._store: Final = store
         self._lease: Final = settings.lease_seconds
         self._retention: Final = settings.retention_days * _DAY
+        self._glance: Final = glance
+        self._settling: Final = glance or StoreAlone(store, settings)
         self._clock: Final = clock
         self._stop: Final = stop
         self._signed: float | None = None
         self._purged: float | None = None
+
+    @property
+    def outage(self) -> GlanceUnavailable | None:
+        """Why Glance's database could not be used in the last run; ``None`` when it could, or is not set."""
+        return None if self._glance is None else self._glance.outage
 
     def run_once(self) -> Counts:
         """Settle every attempt that is lost and every deadline that has passed, and forget what is too old.
@@ -83,8 +72,12 @@ class Sweep:
         :raises StoreUnavailable: the store cannot be read or written; what was done stays done
         """
         self._sign()
-        lost, unproven = self._lose()
-        return Counts(lost, self._give_up(), self._purge(), unproven)
+        if self._glance is not None:
+            self._glance.begin()
+        counts = self._each(self._store.running, self._settling.silent) + self._overdue()
+        if self._glance is not None:
+            counts += self._each(self._store.failures, self._glance.in_error)
+        return counts + self._purge()
 
     def run(self) -> Iterator[Counts | StoreUnavailable]:
         """Run again and again until told to stop; a run that failed gives its error, and the next one follows."""
@@ -102,45 +95,43 @@ class Sweep:
                     # The next run tells.
                     self._sign()
 
-    def _lose(self) -> tuple[int, int]:
-        lost = unproven = after = 0
+    def _each(self, read: Callable[[int, int], Sequence[ImageRecord]],
+              settle: Callable[[Sequence[ImageRecord]], Counts]) -> Counts:
+        """Do this about all images that are read so, page by page."""
+        counts, after = Counts(), 0
         while not self._stop.is_set():
-            page = self._store.running(PAGE, after)
-            for record in page:
-                after, running = record.key, record.running
-                if running is None:
-                    continue
-                if not running.alive:
-                    lost += self._store.lose(record.key, running.number)
-                elif running.silent_for > self._lease + _SKEW:
-                    unproven += 1
+            page = read(PAGE, after)
+            counts += settle(page)
             if len(page) < PAGE:
                 break
+            after = page[-1].key
             self._sign()
-        return lost, unproven
+        return counts
 
-    def _give_up(self) -> int:
-        given_up = 0
+    def _overdue(self) -> Counts:
+        counts, wanted = Counts(), PAGE
         seen: set[str] = set()
         while not self._stop.is_set():
-            ids = self._store.due(PAGE)
+            ids = self._store.due(wanted)
             new = [image_id for image_id in ids if image_id not in seen]
-            # Between the question and the change others may have spoken the verdict.
-            given_up += sum(self._store.give_up(record.key, _NEVER) for record in self._store.records(new).values()
-                            if record.overdue and record.error is None and record.running is None)
+            counts += self._settling.overdue(list(self._store.records(new).values()))
             seen.update(new)
-            if len(ids) < PAGE or not new:
+            if len(ids) < wanted:
                 break
+            if not new:
+                # What was left as it is stays due, before all others.
+                wanted += PAGE
             self._sign()
-        return given_up
+        return counts
 
-    def _purge(self) -> int:
+    def _purge(self) -> Counts:
         now = self._clock()
         if self._stop.is_set() or (self._purged is not None and now - self._purged < PURGE_SECONDS):
-            return 0
-        forgotten = self._store.purge(self._retention)
+            return Counts()
+        counts = Counts() if self._glance is None else self._each(self._store.known, self._glance.known)
+        counts += Counts(forgotten=self._store.purge(self._retention))
         self._purged = now
-        return forgotten
+        return counts
 
     def _sign(self) -> None:
         """Give a sign of life if the last one is a third of a lease ago, as every worker does."""

@@ -305,7 +305,8 @@ def test_one_sweep(run: Run, conf: str, store: Store, tmp_path: Path) -> None:
     begun(store)
     silent(tmp_path, 100, witness=True)
     ran = run('--config-file', conf, '--format', 'json', 'sweep', '--once')
-    assert json.loads(ran.out) == {'lost': 1, 'given_up': 0, 'forgotten': 0, 'unproven': 0}
+    assert json.loads(ran.out) == {'lost': 1, 'settled': 0, 'given_up': 0, 'requeued': 0, 'deleted': 0, 'forgotten': 0,
+                                   'unproven': 0, 'fenced': 0}
     assert ran.status == 0 and 'only leases and deadlines are settled' in ran.err
 
 
@@ -348,10 +349,25 @@ def test_an_image_with_nothing_to_wait_for(run: Run, conf: str, store: Store) ->
 def test_options_that_matter_to_a_requeue(run: Run, conf: str, store: Store) -> None:
     failed(store)
     with open(conf, 'a') as file:
-        file.write(f'requeue = off\nglance_connection = mysql://glance:{SECRET}@db/glance\n')
+        file.write('requeue = off\n')
     ran = run('--config-file', conf, 'requeue', 'image')
     assert ran.status == 1 and 'requeue = off' in ran.err
-    assert 'does not use it yet' in ran.err and SECRET not in ran.err + ran.out
+
+
+@pytest.mark.parametrize(('connection', 'status', 'problem'), [
+    ('mysql://glance:s3cret@127.0.0.1:1/glance', 1, "Glance's database (mysql database glance at 127.0.0.1:1) failed"),
+    ('postgresql+psycopg2://glance:s3cret@db/glance', 2, "option glance_connection names the driver"),
+    ('sqlite:////nowhere/glance.db', 1, "Glance's database (SQLite file /nowhere/glance.db) failed"),
+])
+def test_a_glance_database_that_cannot_be_used(
+        connection: str, status: int, problem: str, run: Run, conf: str, store: Store) -> None:
+    failed(store)
+    with open(conf, 'a') as file:
+        file.write(f'glance_connection = {connection}\n')
+    for words in (('sweep', '--once'), ('requeue', 'image')):
+        ran = run('--config-file', conf, *words)
+        assert ran.status == status and problem in ran.err
+        assert SECRET not in ran.err + ran.out
 
 
 def test_a_sweep_of_the_shell_ends_with_sigterm(conf: str, store: Store) -> None:

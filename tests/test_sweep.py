@@ -13,7 +13,8 @@ from imgguard.attempts import Claim, Kind, NewAttempt, State
 from imgguard.errors import StoreUnavailable
 from imgguard.settings import Settings, resolve
 from imgguard.store import Store
-from imgguard.sweep import Counts, Sweep
+from imgguard.settling import Counts
+from imgguard.sweep import Sweep
 
 CREATED = '2026-11-22T22:19:29Z'
 UPLOAD = NewAttempt(Kind.UPLOAD, True, 'req-1', 'user', 'project', 'host', 'worker', 10)

@@ -257,17 +257,11 @@ class Store:
         return self._lookups.failures(limit, after_key)
 
     def running(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
-        """Images with a running attempt, alive or not, deleted ones too, in the order of their keys.
-
-        :param after_key: only images with a higher key
-        """
+        """As :meth:`failures`, but images with a running attempt, alive or not, deleted ones too."""
         return self._lookups.running(limit, after_key)
 
     def known(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
-        """Images that are not deleted, whatever is known of them, in the order of their keys.
-
-        :param after_key: only images with a higher key
-        """
+        """As :meth:`failures`, but all images that are not deleted, whatever is known of them."""
         return self._lookups.known(limit, after_key)
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
@@ -278,10 +272,7 @@ class Store:
         return self._lookups.candidates(limit, code)
 
     def due(self, limit: int) -> list[str]:
-        """Ids of images that a verdict is due on and that are not deleted.
-
-        Their deadline has passed and no verdict was given yet, or their attempt runs but is not alive.
-        """
+        """Ids of images, not deleted, whose deadline passed without verdict or whose attempt runs and is not alive."""
         return self._lookups.due(limit)
 
     def remaining(self, limit: int) -> list[str]:
