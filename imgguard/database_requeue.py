@@ -41,16 +41,19 @@ class DatabaseRequeue:
     def needed(self, image_id: str) -> bool:
         """See :class:`imgguard.dead_states.WayBack`; ``killed``, the status of v1, counts like ``saving``."""
         with _database_errors():
-            return bool(self.among([image_id]))
+            return bool(self._found([image_id]))
 
     def among(self, image_ids: Collection[str]) -> set[str]:
-        """Those of a page of images for which :meth:`needed` is true: one query.
+        """Those of a page of images for which :meth:`needed` is true, but for rejected data: one query.
+
+        The location of rejected data is all that leads a guard in Glance's process to it; without need, which only a
+        retry has, it is not taken away.
 
         :raises GlanceUnavailable: Glance's database cannot be read
         """
         if not image_ids:
             return set()
-        return {row.id for row in self._found(image_ids)}
+        return {row.id for row in self._found(image_ids) if row.status != 'queued' or not row.located}
 
     def clear(self, image_id: str, still_mine: Callable[[], bool], tasks: Collection[str] = ()) -> bool:
         """See :class:`imgguard.dead_states.WayBack`; an image that has its data is left to Glance's own process."""
@@ -154,17 +157,17 @@ class _Clearing:
 
 
 def _dead(tables: Tables, image_ids: Collection[str]) -> Select[Any]:
-    """Id and status of those of these images in whose way something stands that can be cleared from here."""
+    """Id, status and whether data is known of those of these images in whose way something stands."""
     images, properties, locations = tables.images, tables.properties, tables.locations
     name = properties.c.name
     blocking = or_(name.in_(dead_states.BLOCKING), and_(name == dead_states.IMPORTING, properties.c.value != ''))
     of_data: list[ColumnElement[bool]] = [images.c[each].is_not(None)
                                           for each in dead_states.OF_DATA if each in images.c]
-    left = or_(*of_data,
-               exists().where(properties.c.image_id == images.c.id, alive(properties), blocking),
-               exists().where(locations.c.image_id == images.c.id, alive(locations)))
-    return select(images.c.id, images.c.status).where(images.c.id.in_(image_ids), alive(images), or_(
-        images.c.status.in_(_DEAD), and_(images.c.status == 'queued', left)))
+    located = exists().where(locations.c.image_id == images.c.id, alive(locations))
+    left = or_(*of_data, exists().where(properties.c.image_id == images.c.id, alive(properties), blocking), located)
+    return select(images.c.id, images.c.status, located.label('located')).where(
+        images.c.id.in_(image_ids), alive(images),
+        or_(images.c.status.in_(_DEAD), and_(images.c.status == 'queued', left)))
 
 
 def _stores(found: Sequence[str | None]) -> list[str]:

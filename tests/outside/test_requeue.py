@@ -76,6 +76,13 @@ def lock_left(outside: Outside) -> str:
     return image_id
 
 
+def test_the_way_to_rejected_data_is_taken_away_by_a_retry_only(outside: Outside, requeue: DatabaseRequeue) -> None:
+    """A sweep leaves it to whoever can delete the data: a guard in Glance's process."""
+    image_id, hanging = rejected_content(outside), saving(outside)
+    assert requeue.needed(image_id)
+    assert requeue.among([image_id, hanging]) == {hanging}
+
+
 @pytest.mark.parametrize('left_behind', [rejected_content, staged, saving, killed_by_v1, lock_left])
 def test_what_a_failure_leaves_is_cleared_and_the_retry_works(
         outside: Outside, requeue: DatabaseRequeue, left_behind: Callable[[Outside], str]) -> None:
