@@ -96,7 +96,8 @@ class Imports:
             self._heartbeat.remove(claim)
         try:
             said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
-            kept = self._judge(by, kind, admitted, claim, outcome.Answer(answer.status, said, str(logged)))
+            said_all = outcome.Answer(answer.status, said, str(logged), fetches=True)
+            kept = self._judge(by, kind, admitted, claim, said_all)
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             LOG.exception('image %s: attempt %d could not be followed', admitted.image.image_id, claim.number)
@@ -187,7 +188,7 @@ def _by_the_other_host(answer: outcome.Answer) -> outcome.Answer | None:
     if answer.status in (502, 504) or any(words in answer.reason for words in _UNREACHED):
         return None
     refused = _REFUSED.search(answer.reason) if answer.status == 500 else None
-    return outcome.Answer(int(refused['status'])) if refused else answer
+    return outcome.Answer(int(refused['status']), fetches=True) if refused else answer
 
 
 def _raised(error: BaseException) -> Failure:

@@ -42,6 +42,7 @@ class Answer:
     :param broken: how reading from the client failed, if it did
     :param broken_reason: what the server said of that
     :param refusal: why the guard itself refused the body, if it did
+    :param fetches: whether Glance is to fetch the data itself: what it refuses, it refuses before it touches any
     """
 
     status: int
@@ -52,18 +53,25 @@ class Answer:
     broken: Broken | None = None
     broken_reason: str = ''
     refusal: Failure | None = None
+    fetches: bool = False
 
 
 SUCCEEDED: Final = Outcome(Verdict.SUCCEEDED)
 SAYS_NOTHING: Final = Outcome(Verdict.SAYS_NOTHING)
 
 _AT_THE_DOOR: Final = frozenset({401, 403, 404, 405, 409})
+_HANGING: Final = frozenset({'saving', 'uploading'})
 
 # (status, words of Glance's explanation, code); the first row that fits decides.
 _BY_EXPLANATION: Final = (
     (400, 'Signature verification failed', codes.SIGNATURE_REJECTED),
     (400, 'Size mismatch', codes.SIZE_MISMATCH),
     (400, 'Size exceeds', codes.SIZE_MISMATCH),
+    (400, 'must be set prior to saving data', codes.BAD_REQUEST),
+    (400, 'Store for identifier', codes.BAD_REQUEST),
+    (400, 'image size in request headers', codes.BAD_REQUEST),
+    # What an earlier stage has left; the image has been uploading for a moment.
+    (409, 'has data on staging', codes.BACKEND_ERROR),
     (410, 'Adding images to store is disabled', codes.STORAGE_UNAVAILABLE),
     (413, 'media is full', codes.STORAGE_FULL),
     (413, 'too large', codes.SIZE_LIMIT_EXCEEDED),
@@ -91,18 +99,43 @@ def classify(answer: Answer) -> Outcome:
         return Outcome(Verdict.FAILED, answer.refusal)
     if answer.broken is not None:
         return Outcome(Verdict.FAILED, _broken(answer))
-    if answer.status == 401 and answer.received:
-        return Outcome(Verdict.FAILED, _explained(answer, codes.CREDENTIALS_EXPIRED))
-    if answer.status < 400 or answer.status in _AT_THE_DOOR:
+    if answer.status < 400:
         return SAYS_NOTHING
     for status, words, code in _BY_EXPLANATION:
         if answer.status == status and words in answer.explanation:
             return Outcome(Verdict.FAILED, _explained(answer, code))
-    if answer.status == 410:
-        return Outcome(Verdict.LOOK, _explained(answer, codes.BACKEND_ERROR))
+    if answer.status in (*_AT_THE_DOOR, 410):
+        return _at_the_door(answer)
+    if answer.status == 400 and not answer.fetches:
+        # A ValueError of the store, for what Glance itself has against a request stands above.
+        return Outcome(Verdict.FAILED, unexplained(answer))
     if answer.status < 500:
         return Outcome(Verdict.FAILED, _explained(answer, codes.BAD_REQUEST))
     return Outcome(Verdict.FAILED, unexplained(answer))
+
+
+def looked(answer: Answer, failure: Failure, status: str | None) -> Outcome:
+    """Decide what an answer that leaves a doubt says, now that Glance has been asked.
+
+    :param failure: of the verdict ``LOOK``
+    :param status: of the image after the answer; ``None`` when it is gone
+    """
+    if status == 'queued':
+        failed = answer.status == 410 or answer.received > 0
+    else:
+        # Who lost against another upload was told so before a byte was read, and the other one may still be running.
+        failed = status in _HANGING and (answer.status == 401 or answer.received > 0)
+    return Outcome(Verdict.FAILED, failure) if failed else SAYS_NOTHING
+
+
+def _at_the_door(answer: Answer) -> Outcome:
+    if answer.status == 401:
+        # glance/api/v2/image_data.py, upload: a store may not even have begun, and the image hangs.
+        failure = _explained(answer, codes.CREDENTIALS_EXPIRED)
+        return Outcome(Verdict.FAILED if answer.received else Verdict.LOOK, failure)
+    if answer.status == 410 or answer.received:
+        return Outcome(Verdict.LOOK, _explained(answer, codes.BACKEND_ERROR))
+    return SAYS_NOTHING
 
 
 def interrupted(answer: Answer) -> Failure:
@@ -111,9 +144,11 @@ def interrupted(answer: Answer) -> Failure:
 
 
 def unexplained(answer: Answer) -> Failure:
-    """The failure behind a 500, which never tells its cause."""
+    """The failure behind a 500, which never tells its cause, or behind a 400 that is not the client's."""
     code = next((code for words, code in _BY_REASON if words in answer.reason), codes.BACKEND_ERROR)
     said = f' Glance logged: {answer.reason}' if answer.reason else ''
+    if answer.status == 400 and answer.explanation:
+        said = f' Glance answered: {answer.explanation}'
     return Failure(code, f'Glance failed with status {answer.status} during the upload: {_how_far(answer)}.{said}')
 
 

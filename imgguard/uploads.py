@@ -146,10 +146,9 @@ class _Upload:
 
     def _settle(self, answer: outcome.Answer) -> str | None:
         result = outcome.classify(answer)
-        if result.verdict is outcome.Verdict.LOOK:
+        if result.verdict is outcome.Verdict.LOOK and result.failure is not None:
             now = self._images.look(self._by, self._image.image_id)
-            waits = now is not None and now.status == 'queued'
-            result = outcome.Outcome(outcome.Verdict.FAILED, result.failure) if waits else outcome.SAYS_NOTHING
+            result = outcome.looked(answer, result.failure, None if now is None else now.status)
         if result.verdict is outcome.Verdict.FAILED and result.failure is not None:
             return self._store_failure(result.failure, answer.status, answer.received)
         if result.verdict is outcome.Verdict.SUCCEEDED:

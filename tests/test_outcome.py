@@ -10,7 +10,7 @@ import pytest
 from imgguard import codes
 from imgguard.attempts import Failure
 from imgguard.body import Broken
-from imgguard.outcome import Answer, Outcome, Verdict, classify, interrupted
+from imgguard.outcome import Answer, Outcome, Verdict, classify, interrupted, looked
 
 GENERIC = 'The server has either erred or is incapable of performing the requested operation.'
 
@@ -35,7 +35,6 @@ def test_success_is_success_whatever_else_is_known(status: int, more: dict[str, 
 
 
 @pytest.mark.parametrize(('status', 'explanation'), [
-    (401, 'Authentication required'),
     (403, 'You are not authorized to complete upload_image action.'),
     (404, 'No image found with ID 99d0061f-9e7a-4d4c-b569-a33c36f72204'),
     (405, 'The method POST is not allowed for this resource.'),
@@ -47,8 +46,32 @@ def test_answers_at_the_door_say_nothing_about_the_image(status: int, explanatio
 
 
 @pytest.mark.parametrize('status', [403, 404, 405, 409])
-def test_nor_do_they_after_data_was_read(status: int) -> None:
-    assert classify(Answer(status, 'No.', received=5)) == Outcome(Verdict.SAYS_NOTHING)
+def test_after_data_was_read_they_are_not_at_the_door(status: int) -> None:
+    assert classify(Answer(status, 'No.', received=5)) == Outcome(Verdict.LOOK, Failure('backend_error', 'No.'))
+
+
+@pytest.mark.parametrize(('answer', 'status', 'fails'), [
+    # Gone, and the image waits: the upload has failed, whoever put it back.
+    (Answer(410), 'queued', True),
+    # It hangs: the store did not find what it was to write to, and Glance does not put it back.
+    (Answer(410, received=5), 'saving', True),
+    (Answer(401), 'saving', True),
+    (Answer(401), 'uploading', True),
+    (Answer(409, received=5), 'saving', True),
+    (Answer(404, received=5), 'queued', True),
+    # Another upload was quicker, and is still running or done.
+    (Answer(410), 'saving', False),
+    (Answer(410, received=5), 'active', False),
+    # The token was refused at the door.
+    (Answer(401), 'queued', False),
+    # Deleted meanwhile.
+    (Answer(410, received=5), None, False),
+    (Answer(404, received=5), None, False),
+])
+def test_glance_was_asked(answer: Answer, status: str | None, fails: bool) -> None:
+    failure = Failure('backend_error', 'Some doubt.')
+    expected = Outcome(Verdict.FAILED, failure) if fails else Outcome(Verdict.SAYS_NOTHING)
+    assert looked(answer, failure, status) == expected
 
 
 # What the guard knows of the body goes before what Glance made of it
@@ -85,6 +108,8 @@ def test_then_a_body_that_broke(
     (400, 'Size exceeds: expected 100 bytes, got 5000 bytes', 'size_mismatch'),
     (400, 'Properties disk_format, container_format must be set prior to saving data.', 'bad_request'),
     (400, 'Store for identifier nope not found', 'bad_request'),
+    (400, 'Invalid or missing image size in request headers.', 'bad_request'),
+    (409, 'The image X has data on staging', 'backend_error'),
     (410, 'Error in store configuration. Adding images to store is disabled.', 'storage_unavailable'),
     (413, 'Image exceeds the storage quota: The size of the data 50000 will exceed the limit. 20480 bytes remaining.',
      'quota_exceeded'),
@@ -111,8 +136,20 @@ def test_what_webob_says_of_every_415_is_left_out() -> None:
     assert classify(Answer(415, said)) == failed('format_rejected', codes.default_text('format_rejected'))
 
 
+@pytest.mark.parametrize('received', [0, 7])
+def test_any_other_400_is_a_store_that_raised_an_error(received: int) -> None:
+    text = f'Glance failed with status 400 during the upload: {received} of 9 bytes had arrived.'
+    said = text + ' Glance answered: Invalid endpoint: rgw'
+    assert classify(Answer(400, 'Invalid endpoint: rgw', received=received, expected=9)) == failed('backend_error', said)
+    assert classify(Answer(400, received=received, expected=9)) == failed('backend_error', text)
+
+
+def test_a_400_where_glance_fetches_the_data_is_a_refusal() -> None:
+    assert classify(Answer(400, 'No uri.', fetches=True)) == failed('bad_request', 'No uri.')
+
+
 @pytest.mark.parametrize(('status', 'code'), [
-    (400, 'bad_request'), (413, 'quota_exceeded'), (415, 'format_rejected'), (418, 'bad_request'),
+    (413, 'quota_exceeded'), (415, 'format_rejected'), (418, 'bad_request'),
     (503, 'storage_unavailable')])
 def test_a_refusal_without_words_gets_ours(status: int, code: str) -> None:
     assert classify(Answer(status)) == failed(code, codes.default_text(code))
@@ -127,6 +164,10 @@ def test_a_token_that_expired_while_data_was_stored() -> None:
     assert classify(Answer(401, 'Expired.', received=1)) == failed('credentials_expired', 'Expired.')
     assert classify(Answer(401, received=1)) == failed(
         'credentials_expired', 'The credentials expired before all data was stored.')
+
+
+def test_a_token_that_is_refused_before_data_was_read_leaves_a_doubt() -> None:
+    assert classify(Answer(401, 'Expired.')) == Outcome(Verdict.LOOK, Failure('credentials_expired', 'Expired.'))
 
 
 def test_gone_is_ambiguous() -> None:
@@ -168,8 +209,5 @@ def test_a_worker_was_told_to_stop() -> None:
 @pytest.mark.parametrize('status', range(400, 600))
 def test_each_verdict_names_a_known_code(status: int) -> None:
     outcome = classify(Answer(status, received=1))
-    if outcome.verdict is Verdict.SAYS_NOTHING:
-        assert outcome.failure is None and status in (403, 404, 405, 409)
-    else:
-        assert outcome.failure is not None and outcome.failure.code in codes.CODES
-        assert outcome.failure.text.isprintable() and outcome.failure.text
+    assert outcome.failure is not None and outcome.failure.code in codes.CODES
+    assert outcome.failure.text.isprintable() and outcome.failure.text
