@@ -65,7 +65,8 @@ def _assemble(application: Application, settings: Settings, store: Store) -> Ima
     admission = Admission(application, settings, store, guard, recovery)
     uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
     watch = Watch(store, guard, heartbeat, tasks, recovery.after_failure, settings.import_stall_seconds)
-    imports = Imports(application, admission, store, guard, heartbeat, images, tasks, watch)
+    imports = Imports(application, admission, store, guard, heartbeat, images, tasks, watch,
+                      recovery.after_failure)
     housekeeping = Housekeeping(store, recovery, tasks, clears=settings.requeue != 'off')
     heartbeat.accompany('imgguard-housekeeping', housekeeping.run_once, settings.lease_seconds)
     return ImageGuard(application, {

@@ -30,6 +30,7 @@ _TASK_NAME: Final = re.compile(
 _OWN_WORDS: Final = re.compile(r'^Task [0-9a-f-]{36}(?: failed because|:)\s*')
 # glance/common/scripts/utils.py tells so what it met on each address before it gives up with words that tell nothing.
 _GIVEN_UP: Final = 'Exhausted allowed addresses'
+_STORING: Final = 'glance.common.scripts.image_import.main'
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,12 @@ class Cause:
 
     :param kind: name of the exception's class
     :param text: one printable line, fit to be shown
+    :param storing: whether it happened while the data was being written to a store
     """
 
     kind: str
     text: str
+    storing: bool = False
 
 
 class Reasons:
@@ -104,7 +107,7 @@ class _Collector(logging.Handler):
             return
         if _GIVEN_UP in str(error):
             error = getattr(self._threads, 'address', None) or error
-        cause = _cause(error)
+        cause = _cause(error, _is_storing(record))
         with self._guard:
             causes = self._tasks.setdefault(task_id, [])
             if cause not in causes and len(causes) < _MAX_CAUSES:
@@ -131,7 +134,13 @@ def _task_of(record: logging.LogRecord) -> str | None:
     return match['task'] if match else None
 
 
-def _cause(error: BaseException) -> Cause:
+def _is_storing(record: logging.LogRecord) -> bool:
+    # glance/async_/flows/api_image_import.py, _ImportToStore; what it calls, set_image_data, tells of it first.
+    name = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    return record.name == _STORING or (isinstance(name, str) and '-ImportToStore-' in name)
+
+
+def _cause(error: BaseException, storing: bool) -> Cause:
     inner = getattr(error, 'reason', None) if type(error) is urllib.error.URLError else None
     if isinstance(inner, BaseException):
         error = inner
@@ -139,7 +148,7 @@ def _cause(error: BaseException) -> Cause:
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         # Many of them have no words but what they met.
         words = f'{type(error).__name__}: {words}'
-    return Cause(type(error).__name__, words or type(error).__name__)
+    return Cause(type(error).__name__, words or type(error).__name__, storing)
 
 
 def _words(error: BaseException) -> str:

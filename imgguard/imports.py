@@ -50,7 +50,8 @@ class Imports:
     """Handles imports and locations for one filter."""
 
     def __init__(self, application: Application, admission: Admission, store: Store, guard: Guard,
-                 heartbeat: Heartbeat, images: GlanceImages, tasks: GlanceTasks, watch: Watch) -> None:
+                 heartbeat: Heartbeat, images: GlanceImages, tasks: GlanceTasks, watch: Watch,
+                 after_failure: Callable[[str, str], None]) -> None:
         self._application = application
         self._admission = admission
         self._store = store
@@ -59,13 +60,15 @@ class Imports:
         self._images = images
         self._tasks = tasks
         self._watch = watch
+        self._after_failure = after_failure
 
     def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
                  by: Caller) -> Iterable[bytes]:
-        kind, statuses = Kind.LOCATION, _QUEUED
+        kind, statuses, understood = Kind.LOCATION, _QUEUED, True
         if operation.action is Action.IMPORT:
             environ, body = asking.document(environ)
             method = _method(body)
+            understood = body is None or method is not None
             kind = Kind.COPY if method == 'copy-image' else Kind.IMPORT
             statuses = frozenset({_TAKEN_IN[method]}) if method in _TAKEN_IN else _WAITING
         admitted = self._admission.admit(environ, start_response, operation.image_id, by, kind,
@@ -80,10 +83,10 @@ class Imports:
         claim = self._admission.claim(environ, start_response, admitted, by, kind)
         if not isinstance(claim, Claim):
             return claim
-        return self._run(environ, start_response, by, kind, admitted, claim)
+        return self._run(environ, start_response, by, kind, admitted, claim, understood)
 
     def _run(self, environ: Environ, start_response: StartResponse, by: Caller, kind: Kind, admitted: Admitted,
-             claim: Claim) -> Iterable[bytes]:
+             claim: Claim, understood: bool) -> Iterable[bytes]:
         self._heartbeat.add(claim, int)
         try:
             with glance_log.reasons() as logged:
@@ -96,8 +99,8 @@ class Imports:
             self._heartbeat.remove(claim)
         try:
             said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
-            said_all = outcome.Answer(answer.status, said, str(logged), fetches=True)
-            kept = self._judge(by, kind, admitted, claim, said_all)
+            kept = self._judge(by, kind, admitted, claim, outcome.Answer(
+                answer.status, said, str(logged), fetches=True, understood=understood))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             LOG.exception('image %s: attempt %d could not be followed', admitted.image.image_id, claim.number)
@@ -153,9 +156,15 @@ class Imports:
         if said is None:
             return self._fail(admitted, claim, kind, Failure(codes.STORAGE_UNAVAILABLE, _AWAY), answer.status)
         result = outcome.classify(said)
-        if result.verdict is outcome.Verdict.FAILED and result.failure is not None:
-            failure = _broke(said, result.failure.code) if said.status >= 500 else result.failure
-            return self._fail(admitted, claim, kind, failure, answer.status)
+        # Glance says 409 of an image in queued, too, whose properties can still be set.
+        counts = said.status != 409 or admitted.image.status == 'uploading'
+        if result.verdict is outcome.Verdict.FAILED and result.failure is not None and counts:
+            broke = said.status >= 500 and said.understood
+            failure = _broke(said, result.failure.code) if broke else result.failure
+            kept = self._fail(admitted, claim, kind, failure, answer.status)
+            if said.status == 409 and kept == names.KEPT_ERROR:
+                self._after_failure(admitted.image.image_id, admitted.image.created_at)
+            return kept
         return self._stored(lambda: self._guard.withdraw(claim), names.KEPT_ERROR if claim.error else None)
 
     def _fail(self, admitted: Admitted, claim: Claim, kind: Kind, failure: Failure, status: int | None) -> str | None:

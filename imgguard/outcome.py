@@ -43,6 +43,7 @@ class Answer:
     :param broken_reason: what the server said of that
     :param refusal: why the guard itself refused the body, if it did
     :param fetches: whether Glance is to fetch the data itself: what it refuses, it refuses before it touches any
+    :param understood: ``False`` where the document of the request is not of the form that Glance expects
     """
 
     status: int
@@ -54,6 +55,7 @@ class Answer:
     broken_reason: str = ''
     refusal: Failure | None = None
     fetches: bool = False
+    understood: bool = True
 
 
 SUCCEEDED: Final = Outcome(Verdict.SUCCEEDED)
@@ -61,6 +63,9 @@ SAYS_NOTHING: Final = Outcome(Verdict.SAYS_NOTHING)
 
 _AT_THE_DOOR: Final = frozenset({401, 403, 404, 405, 409})
 _HANGING: Final = frozenset({'saving', 'uploading'})
+
+_NOT_UNDERSTOOD: Final = Failure(codes.BAD_REQUEST, 'The request does not name an import method as it should: '
+                                                    '{"method": {"name": NAME}}.')
 
 # (status, words of Glance's explanation, code); the first row that fits decides.
 _BY_EXPLANATION: Final = (
@@ -72,6 +77,8 @@ _BY_EXPLANATION: Final = (
     (400, 'image size in request headers', codes.BAD_REQUEST),
     # What an earlier stage has left; the image has been uploading for a moment.
     (409, 'has data on staging', codes.BACKEND_ERROR),
+    # Of a staged image Glance lets nobody set them any more (glance/domain/__init__.py, Image).
+    (409, 'needs to be set before import', codes.BAD_REQUEST),
     (410, 'Adding images to store is disabled', codes.STORAGE_UNAVAILABLE),
     (413, 'media is full', codes.STORAGE_FULL),
     (413, 'too large', codes.SIZE_LIMIT_EXCEEDED),
@@ -111,6 +118,9 @@ def classify(answer: Answer) -> Outcome:
         return Outcome(Verdict.FAILED, unexplained(answer))
     if answer.status < 500:
         return Outcome(Verdict.FAILED, _explained(answer, codes.BAD_REQUEST))
+    if not answer.understood:
+        # Glance stumbles over a document that is no object, or whose method is none.
+        return Outcome(Verdict.FAILED, _NOT_UNDERSTOOD)
     return Outcome(Verdict.FAILED, unexplained(answer))
 
 

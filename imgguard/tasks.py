@@ -164,10 +164,12 @@ def _failure(seen: Seen, task: Task, stores: Sequence[str], causes: Sequence[Cau
 
 
 def _code(cause: Cause) -> str:
-    for words, code in _BY_WORDS:
-        if words in cause.text:
-            return code
-    return next((code for code, kinds in _BY_KIND.items() if cause.kind in kinds), codes.IMPORT_FAILED)
+    code = next((code for words, code in _BY_WORDS if words in cause.text), None) or next(
+        (code for code, kinds in _BY_KIND.items() if cause.kind in kinds), codes.IMPORT_FAILED)
+    if cause.storing and code == codes.SOURCE_UNREACHABLE:
+        # What cannot be reached then is the store, for the data lies in staging.
+        return codes.STORAGE_UNAVAILABLE
+    return code
 
 
 def _where(stores: Sequence[str], said: str) -> str:

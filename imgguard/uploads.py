@@ -112,10 +112,7 @@ class _Upload:
 
     def _refuse(self, refused: Refused | BadDigest, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         failure = refused.failure if isinstance(refused, Refused) else Failure(codes.BAD_REQUEST, str(refused))
-        kept = self._store_failure(failure, 400, 0)
-        answer = webob.exc.HTTPBadRequest(explanation=failure.text)
-        answer.headers[names.KEPT_HEADER] = kept
-        return answer(environ, start_response)
+        return _refusal(failure, self._store_failure(failure, 400, 0))(environ, start_response)
 
     def _judge(self, application: Application, environ: Environ, reader: BodyReader | None,
                start_response: StartResponse) -> Iterable[bytes]:
@@ -132,14 +129,19 @@ class _Upload:
             raise
         finally:
             self._heartbeat.remove(self._claim)
+        refusal = reader.refusal if reader is not None and answer.status >= 400 else None
+        # glance/api/v2/image_data.py, stage: whatever is raised while data is staged is an internal error to it.
+        status = answer.status if refusal is None else 400
         said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
         try:
-            kept = self._settle(_answer(answer.status, said, str(logged), reader))
+            kept = self._settle(_answer(status, said, str(logged), reader))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             LOG.exception('image %s: the end of attempt %d could not be settled', self._image.image_id,
                           self._claim.number)
             kept = names.KEPT_UNAVAILABLE
+        if refusal is not None and answer.status != status:
+            return _refusal(refusal, kept)(environ, start_response)
         if self._guarded and kept is not None:
             answer.headers.append((names.KEPT_HEADER, kept))
         return answer.send(start_response)
@@ -173,6 +175,13 @@ class _Upload:
                       self._claim.number, error)
             return names.KEPT_UNAVAILABLE
         return kept
+
+
+def _refusal(failure: Failure, kept: str | None) -> webob.exc.HTTPBadRequest:
+    answer = webob.exc.HTTPBadRequest(explanation=failure.text)
+    if kept is not None:
+        answer.headers[names.KEPT_HEADER] = kept
+    return answer
 
 
 def _had_data(error: ErrorState) -> bool:

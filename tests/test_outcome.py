@@ -140,12 +140,19 @@ def test_what_webob_says_of_every_415_is_left_out() -> None:
 def test_any_other_400_is_a_store_that_raised_an_error(received: int) -> None:
     text = f'Glance failed with status 400 during the upload: {received} of 9 bytes had arrived.'
     said = text + ' Glance answered: Invalid endpoint: rgw'
-    assert classify(Answer(400, 'Invalid endpoint: rgw', received=received, expected=9)) == failed('backend_error', said)
+    assert classify(Answer(400, 'Invalid endpoint: rgw', received=received, expected=9)) == failed(
+        'backend_error', said)
     assert classify(Answer(400, received=received, expected=9)) == failed('backend_error', text)
 
 
 def test_a_400_where_glance_fetches_the_data_is_a_refusal() -> None:
     assert classify(Answer(400, 'No uri.', fetches=True)) == failed('bad_request', 'No uri.')
+
+
+def test_a_500_for_a_request_that_is_not_understood_is_the_requests_fault() -> None:
+    result = classify(Answer(500, GENERIC, 'list indices must be integers', fetches=True, understood=False))
+    assert result == failed(
+        'bad_request', 'The request does not name an import method as it should: {"method": {"name": NAME}}.')
 
 
 @pytest.mark.parametrize(('status', 'code'), [

@@ -104,6 +104,14 @@ def test_what_the_log_tells(kind: str, words: str, code: str) -> None:
     assert result.failure.text.endswith(f': {words}')
 
 
+@pytest.mark.parametrize('kind', ['ConnectionRefusedError', 'ConnectTimeout', 'ProtocolError', 'TimeoutError'])
+def test_a_connection_that_was_lost_while_the_data_was_stored_is_the_stores(kind: str) -> None:
+    result = judge(Kind.IMPORT, LOST, [Cause(kind, 'Connection lost', storing=True)], 0, STALL)
+    assert result is not None and result.failure is not None
+    assert (result.failure.code, result.failure.text) == (
+        'storage_unavailable', 'The data could not be stored in the store fs: Connection lost')
+
+
 @pytest.mark.parametrize(('message', 'words'), [
     (GLANCE_SAYS, 'The import did not finish.'), ('', 'The import did not finish.'),
     ('Copied 7 MiB', 'The import did not finish.'), ('Image quota is used up', 'Image quota is used up')])
@@ -149,10 +157,17 @@ def test_causes_are_kept_by_task(log: logging.Logger) -> None:
     log.error('Task %(task_id)s is well', {'task_id': ID})
     assert glance_log.causes(ID) == (
         Cause('ConnectionRefusedError', '[Errno 111] Connection refused'),
-        Cause('OSError', "[Errno 30] Read-only file system: '(path)'"),
+        Cause('OSError', "[Errno 30] Read-only file system: '(path)'", storing=True),
         Cause('RuntimeError', 'downloaded data size 5 is different'))
     glance_log.forget(ID)
     assert glance_log.causes(ID) == ()
+
+
+def test_what_stores_the_data_tells_of_it_under_its_own_name(log: logging.Logger) -> None:
+    logging.getLogger('glance.common.scripts.image_import.main').warning(
+        'Task %(task_id)s failed with exception %(error)s',
+        {'task_id': ID, 'error': BrokenPipeError(32, 'Broken pipe')})
+    assert glance_log.causes(ID) == (Cause('BrokenPipeError', '[Errno 32] Broken pipe', storing=True),)
 
 
 def test_the_last_address_tells_what_giving_up_does_not(log: logging.Logger) -> None:
