@@ -13,6 +13,8 @@ from typing import Any
 
 DATA = b'data of an image' * 8192
 SHORT = 5000
+#: As many bytes, but others: what is sent the second time, so that what the first time has left cannot pass for it.
+AGAIN = DATA[::-1]
 
 
 class Source:
@@ -64,9 +66,11 @@ class Source:
         self.asked.set()
         try:
             connection.sendall(head + (b'' if method == 'HEAD' else body))
-            if path == 'silent':
+            if path in ('silent', 'slow'):
                 with self._waiting:
                     self._waiting.wait_for(lambda: self._round > mine, 60)
+            if path == 'slow':
+                connection.sendall(DATA)
             if path == 'reset':
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         except OSError:
@@ -86,6 +90,7 @@ _NONE = _length(0)
 # Head and body of the answer to each path.
 ANSWERS: dict[str, tuple[bytes, bytes]] = {
     'good': (_ok(_length(len(DATA))), DATA),
+    'again': (_ok(_length(len(AGAIN))), AGAIN),
     '404': (b'HTTP/1.1 404 Not Found\r\n' + _NONE + b'\r\nConnection: close\r\n\r\n', b''),
     '500': (b'HTTP/1.1 500 Internal Server Error\r\n' + _NONE + b'\r\nConnection: close\r\n\r\n', b''),
     'cut': (_ok(_length(len(DATA))), DATA[:SHORT]),
@@ -99,6 +104,7 @@ ANSWERS: dict[str, tuple[bytes, bytes]] = {
     'no-length': (_ok(), DATA[:SHORT]),
     'empty': (_ok(_NONE), b''),
     'silent': (_ok(_length(len(DATA))), b''),
+    'slow': (_ok(_length(len(DATA))), b''),
 }
 
 

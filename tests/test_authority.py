@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from webtest import TestResponse
 
+from tests.cases import proves
 from tests.harness import InProcessGlance
 from tests.identity import admin_token, reader_token, token
 from tests.uploading import ERROR, ERROR_PROPERTIES, KEEP, KEPT, Body, Images, Pipelines, comparable, new_project
@@ -123,6 +124,7 @@ def test_an_outsider_changes_nothing_of_an_image_that_waits_or_is_in_error(
             assert {**after[0], 'updated_at': None} == {**before[0], 'updated_at': None}, name
 
 
+@proves('1.16')
 @pytest.mark.parametrize('who', OUTSIDERS.values(), ids=OUTSIDERS)
 def test_an_outsider_does_not_disturb_an_upload(
     pipelines: Pipelines, images: Images, bare: Images, project: str, who: Callable[[str], str],

@@ -1,10 +1,12 @@
 """What the documentation promises of the code."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
 from imgguard.codes import CODES, Code
+from tests.cases import PROVEN, Case, document
 
 ROOT = Path(__file__).resolve().parent.parent
 MANUAL = ' '.join((ROOT / 'doc' / 'manual.rst').read_text().split())
@@ -20,3 +22,27 @@ def test_the_manual_tells_every_code(code: Code) -> None:
 def test_the_pipeline_in_the_readme_is_that_of_the_paste_sample() -> None:
     line = next(line.strip() for line in README.splitlines() if line.strip().startswith('keystone = '))
     assert line in (ROOT / 'etc' / 'glance-api-paste.ini').read_text()
+
+
+def test_the_table_of_cases_is_that_of_the_tests() -> None:
+    text = document.DOCUMENT.read_text()
+    assert document.filled(text) == text, 'write it anew with: python -m tests.cases'
+    for name in ('README.rst', 'doc/manual.rst'):
+        assert 'doc/failures.rst' in (ROOT / name).read_text()
+
+
+# The other tests that play rows of the table say so when they are imported.
+for module in ('authority', 'cases', 'cases_on_servers', 'imports', 'servers', 'staged', 'upload'):
+    importlib.import_module(f'tests.test_{module}')
+
+
+@pytest.mark.parametrize('case', document.CASES, ids=lambda case: case.number)
+def test_each_case_is_played_or_tells_why_not(case: Case) -> None:
+    assert [bool(case.ways), case.number in PROVEN, bool(case.untried)].count(True) == 1
+    assert case.code is None or CODES[case.code].retryable == case.retryable
+
+
+def test_each_case_has_a_number_of_its_own() -> None:
+    numbers = [case.number for case in document.CASES]
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) >= PROVEN

@@ -12,7 +12,6 @@ from sqlalchemy import create_engine, text
 
 from imgguard.attempts import Claim, Kind, NewAttempt
 from imgguard.workers import HOST, Workers
-from tests.conftest import OverrideGlance
 from tests.harness import InProcessGlance
 from tests.identity import token
 from tests.uploading import KEEP, Body, Images, Pipelines, new_project
@@ -75,43 +74,6 @@ def test_a_stopped_worker(pipelines: Pipelines, images: Images, files: Files) ->
     assert glances_status(pipelines, images, image_id) == 'queued', 'the attempt ended by itself: nothing to wait for'
     assert files.of(image_id) == []
     assert_works_again(images, files, image_id)
-
-
-def test_data_that_glance_rejected(pipelines: Pipelines, images: Images, files: Files) -> None:
-    image_id = images.created(KEEP, disk_format='qcow2')
-    assert images.upload(image_id, DATA).status_int == 415
-    assert images.show(image_id)['os_glance_image_error_code'] == 'format_rejected'
-    assert files.of(image_id) == []
-    bare = Images(pipelines.bare, images.caller)
-    assert bare.show(image_id)['checksum'] is None
-    assert bare.request('GET', f'/v2/images/{image_id}/file').status_int == 204
-    images.application.patch_json(
-        f'/v2/images/{image_id}', [{'op': 'replace', 'path': '/disk_format', 'value': 'raw'}],
-        headers={'X-Auth-Token': images.caller, 'Content-Type': 'application/openstack-images-v2.1-json-patch'})
-    assert_works_again(images, files, image_id)
-
-
-def test_a_quota_that_is_exceeded_by_a_chunked_body(
-    pipelines: Pipelines, images: Images, files: Files, override_glance: OverrideGlance,
-) -> None:
-    image_id = images.created(KEEP)
-    override_glance('user_storage_quota', '1000')
-    assert images.upload(image_id, Body([DATA])).status_int == 413
-    assert images.show(image_id)['os_glance_image_error_code'] == 'quota_exceeded'
-    assert glances_status(pipelines, images, image_id) == 'queued', 'Glance alone leaves it in saving'
-    override_glance('user_storage_quota', '0')
-    assert_works_again(images, files, image_id)
-
-
-def test_a_cut_stage(images: Images, files: Files) -> None:
-    image_id = images.created(KEEP)
-    octets = {'Content-Type': 'application/octet-stream'}
-    path = f'/v2/images/{image_id}/stage'
-    images.request('PUT', path, octets, Body([DATA[:100]]), {'CONTENT_LENGTH': str(len(DATA))})
-    assert images.show(image_id)['os_glance_image_error_code'] == 'client_disconnected'
-    answer = images.request('PUT', path, octets, DATA)
-    assert (answer.status_int, answer.headers['X-OpenStack-Image-Kept']) == (204, 'guarded')
-    assert images.show(image_id)['status'] == 'uploading'
 
 
 def test_staged_data_of_a_worker_that_was_stopped(pipelines: Pipelines, images: Images, files: Files) -> None:

@@ -18,6 +18,7 @@ from demo.private_glance import PrivateGlance, lay_out
 from demo.server import Kind, Server, Size, start
 from imgguard.attempts import State
 from tests import conftest
+from tests.cases import proves
 from tests.harness import IDENTITY
 from tests.identity import reader_token, token
 from tests.sockets import Exchange, GuardsStore, chunked, eventually
@@ -211,6 +212,7 @@ def test_in_chunks(uploader: Uploader, guards_store: GuardsStore, size: int, chu
     assert (attempt.state, attempt.bytes_received, attempt.bytes_expected) == (State.SUCCEEDED, size, None)
 
 
+@proves('1.47')
 @on_uwsgi
 def test_a_chunk_that_is_too_large_for_uwsgi(uploader: Uploader, bare: Uploader) -> None:
     # Its option chunked-input-limit is 1 MiB where it is not set.
@@ -285,6 +287,7 @@ CUTS = {
 on_all_cuts = pytest.mark.parametrize('cut', CUTS.values(), ids=CUTS)
 
 
+@proves('1.42')
 @on_all
 @on_all_cuts
 @pytest.mark.parametrize('leave', [hang_up, reset])
@@ -345,6 +348,7 @@ def test_every_worker_knows_before_the_answer_is_read(uploader: Uploader, guards
 MALFORMED = Sent(CHUNKED, chunked(DATA[:1000]) + b'zz\r\n' + chunked(DATA[1000:]) + chunked(b''))
 
 
+@proves('1.44')
 @on_all
 def test_a_malformed_chunk(uploader: Uploader, kind: Kind) -> None:
     image_id = uploader.kept()
@@ -359,6 +363,7 @@ def test_a_malformed_chunk(uploader: Uploader, kind: Kind) -> None:
     assert_works_again(uploader, image_id)
 
 
+@proves('1.45')
 @on_all
 @pytest.mark.parametrize(('header', 'code'), [(SIZE, 'size_mismatch'), (SHA_256, 'digest_mismatch'),
                                               (SHA_512, 'digest_mismatch')], ids=['size', 'sha-256', 'sha-512'])
@@ -372,6 +377,7 @@ def test_a_malformed_chunk_of_an_announced_body(
     assert_works_again(uploader, image_id)
 
 
+@proves('1.46')
 @on_all
 def test_a_length_that_is_no_number(uploader: Uploader, kind: Kind) -> None:
     image_id = uploader.kept()
@@ -412,6 +418,7 @@ def test_what_was_announced_is_what_becomes_active(uploader: Uploader, what: str
     assert_active(uploader, image_id, DATA)
 
 
+@proves('1.4b')
 @on_all
 def test_an_empty_retry_in_chunks_is_refused(uploader: Uploader) -> None:
     image_id = uploader.kept()

@@ -19,6 +19,7 @@ from demo.private_glance import Options, Sections
 from demo.server import HOST
 from imgguard.attempts import Kind, NewAttempt, State
 from imgguard.store import AttemptRow, Store
+from tests.cases import proves
 from tests.conftest import StartHost
 from tests.hosts import Host, Shared
 from tests.identity import reader_token, token
@@ -188,6 +189,7 @@ def test_a_host_without_guard(
     wait_for(second, image_id, 'active')
 
 
+@proves('3.10')
 def test_the_other_host_is_away(start_host: StartHost, second: Host, guards_store: GuardsStore) -> None:
     away = start_host(GUARD)
     image_id, another = staged(away, KEEP), staged(away, KEEP)

@@ -16,6 +16,7 @@ import pytest
 from webtest import TestApp
 
 from imgguard.attempts import ImageRecord, State
+from tests.cases import proves
 from tests.harness import InProcessGlance
 from tests.identity import reader_token, token
 from tests.uploading import (
@@ -264,6 +265,7 @@ def test_losing_against_an_upload_past_the_guard_says_nothing(
     assert (after.attempts, after.error, after.running) == (before.attempts, before.error, None)
 
 
+@proves('1.19')
 def test_an_image_deleted_during_its_upload_is_gone(images: Images, pipelines: Pipelines) -> None:
     image_id = images.created(KEEP)
     delete = Meanwhile(lambda: images.request('DELETE', f'/v2/images/{image_id}'))
@@ -273,6 +275,7 @@ def test_an_image_deleted_during_its_upload_is_gone(images: Images, pipelines: P
     assert record is None or (record.error, record.running) == (None, None)
 
 
+@proves('1.18')
 def test_of_simultaneous_uploads_one_wins_and_no_error_remains(images: Images, pipelines: Pipelines) -> None:
     for image_id in (images.created(KEEP), images.in_error()):
         start = threading.Barrier(4)
@@ -293,6 +296,7 @@ def test_of_simultaneous_uploads_one_wins_and_no_error_remains(images: Images, p
         assert not errors_shown(image)
 
 
+@proves('1.17')
 def test_a_second_upload_during_a_guarded_one_is_refused(images: Images, pipelines: Pipelines) -> None:
     image_id = images.in_error()
     with images.uploading(image_id) as first:

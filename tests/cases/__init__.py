@@ -14,7 +14,7 @@ nothing else behind. Or it is no failure of the image, and the guard says nothin
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from webtest import TestResponse
 
@@ -23,6 +23,8 @@ from tests.uploading import KEEP, Images
 
 Sends = Callable[[Scene, Images, str], TestResponse]
 Does = Callable[[Scene, Images, str], object]
+Mends = Callable[[Scene, Images, str], bool]
+Test = TypeVar('Test', bound=Callable[..., object])
 
 
 class By(Enum):
@@ -98,7 +100,8 @@ class Case:
     :param words: some of the text shown
     :param retryable: as shown
     :param first: what must be done before the same request is sent again, for people
-    :param mend: does it, where it is the client's to do; what is wrong at the server is mended by itself
+    :param mend: does it, where it is the client's to do, and tells whether Glance let it; what is wrong at the server
+        is mended by itself
     :param again: how the data is brought in again
     :param untried: why the row cannot be tried here
     """
@@ -112,6 +115,16 @@ class Case:
     words: tuple[str, ...] = ()
     retryable: bool = True
     first: str = ''
-    mend: Does = lambda scene, images, image_id: None
+    mend: Mends = lambda scene, images, image_id: True
     again: By = By.UPLOAD
     untried: str = ''
+
+
+#: The numbers of rows that have a test of their own, see :func:`proves`.
+PROVEN: set[str] = set()
+
+
+def proves(*numbers: str) -> Callable[[Test], Test]:
+    """Mark a test that plays these rows."""
+    PROVEN.update(numbers)
+    return lambda test: test

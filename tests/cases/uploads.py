@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import importlib
+import struct
 from typing import Any
 
 import glance_store
 from glance_store import exceptions as store_errors
 from webtest import TestResponse
 
-from tests.cases import NOTHING_LEFT, Case, Does, Left, Sends, Way
+from tests.cases import NOTHING_LEFT, Case, Does, Left, Mends, Sends, Way
 from tests.cases.scene import Scene
 from tests.identity import reader_token, token
 from tests.sources import DATA
@@ -22,6 +23,8 @@ NO_SHA_256 = f'sha-256=:{base64.b64encode(hashlib.sha256(b"other data").digest()
 SIGNATURE = {
     'img_signature': base64.b64encode(b'signature').decode(), 'img_signature_hash_method': 'SHA-256',
     'img_signature_key_type': 'RSA-PSS', 'img_signature_certificate_uuid': '7f0c5a0e-0000-4000-8000-000000000000'}
+#: The header of a qcow2 image that names a file it is to be read over.
+BACKED = struct.pack('>4sIQIIQ', b'QFI\xfb', 2, 72, 11, 16, 2 ** 20).ljust(72, b'\0') + b'/etc/passwd'.ljust(65536)
 NO_FORMATS = {'disk_format': None, 'container_format': None}
 LOST = 'The connection to the client was lost during the upload'
 STUCK = Left('saving', retry_works=False)
@@ -66,18 +69,23 @@ def store_fails(error: Exception, after: int = 0) -> Does:
     return lambda scene, images, image_id: scene.fails('fs', error, after)
 
 
+def mounted(store: str, *options: str) -> Does:
+    """A file system of its own is in the place of the store's directory."""
+    return lambda scene, images, image_id: scene.mount(scene.stores.folders[store], *options)
+
+
 def checksum_is_set(scene: Scene, images: Images, image_id: str) -> None:
     """As a client of v1 may have done."""
     scene.inside(image_id).write(checksum='0' * 32)
 
 
-def change(**properties: str | None) -> Does:
+def change(**properties: str | None) -> Mends:
     """Properties of the image are set, or removed."""
-    def mend(scene: Scene, images: Images, image_id: str) -> None:
+    def mend(scene: Scene, images: Images, image_id: str) -> bool:
         changes: list[dict[str, object]] = [
             {'op': 'remove', 'path': f'/{name}'} if value is None else
             {'op': 'replace', 'path': f'/{name}', 'value': value} for name, value in properties.items()]
-        assert images.patch(image_id, *changes).status_int == 200
+        return bool(images.patch(image_id, *changes).status_int == 200)
     return mend
 
 
@@ -116,11 +124,14 @@ UPLOADS = (
              'gunicorn': Way(breaking(GUNICORN.NoMoreData()), 500),
              'cheroot': Way(breaking(ValueError("Bad chunked transfer size: b''")), 400),
          }, (LOST, 'bytes had arrived')),
-    Case('1.3', 'A chunked body is malformed (for uWSGI see 2.4)', '400 or 500', NOTHING_LEFT, 'bad_request', {
+    Case('1.3', 'A chunked body is malformed (for uWSGI see 1.44)', '400 or 500', NOTHING_LEFT, 'bad_request', {
         'cheroot': Way(breaking(ValueError("Bad chunked transfer size: b'zz'")), 400, words=("b'zz'",)),
         'gunicorn': Way(breaking(GUNICORN.InvalidChunkSize(b'zz')), 500),
     }, ('The body of the upload was malformed',), False, 'correct the client'),
-    Case('1.4', 'A body of zero bytes (volume-backed snapshots send one)', '204', '``active``, size 0', None),
+    Case('1.4', 'A body of zero bytes (volume-backed snapshots send one)', '204', '``active``, size 0', None, {
+        'length': Way(given(b''), 204), 'chunked': Way(lambda scene, images, image_id: images.upload(
+            image_id, Body([])), 204),
+    }),
     Case('1.4a', '``Content-Length`` that is no number, or beside ``Transfer-Encoding``; a ``Transfer-Encoding`` other '
          'than ``chunked``', '204', '``active``, size 0 (uWSGI)', 'bad_request', {
              'abc': Way(given(environ={'CONTENT_LENGTH': 'abc'}), 400, by_the_guard=True,
@@ -133,7 +144,7 @@ UPLOADS = (
                          words=('Transfer-Encoding',)),
          }, (), False, 'correct the client'),
     Case('1.4b', 'An empty chunked body after an attempt that had data: a client repeats a body it has used up', '204',
-         '``active``, size 0', 'empty_retry'),
+         '``active``, size 0', 'empty_retry', retryable=False, first='correct the client'),
     Case('1.5', 'Larger than ``image_size_cap``', '413', NOTHING_LEFT, 'size_limit_exceeded', {
         'length': Way(whole, 413, option('image_size_cap', 1000)),
         'chunked': Way(chunked, 413, option('image_size_cap', 1000)),
@@ -146,6 +157,9 @@ UPLOADS = (
     }, ('Image exceeds the storage quota',), first='delete images, or get a larger quota'),
     Case('1.8', 'The store is full', '413 or 500', NOTHING_LEFT, 'storage_full', {
         'at once': Way(whole, 413, store_fails(glance_store.StorageFull())),
+        'a file system': Way(given(X_Image_Meta_Store='fs2'), 413, mounted('fs2', 'size=64k')),
+        'a file system, chunked': Way(lambda scene, images, image_id: images.upload(
+            image_id, Body([DATA]), {'X-Image-Meta-Store': 'fs2'}), 413, mounted('fs2', 'size=64k')),
         'half-way': Way(whole, 413, store_fails(glance_store.StorageFull(), after=65536)),
         'half-way, chunked': Way(chunked, 413, store_fails(glance_store.StorageFull(), after=65536)),
         'told by the system': Way(whole, 500, store_fails(OSError(28, 'No space left on device')),
@@ -160,8 +174,8 @@ UPLOADS = (
     Case('1.10', 'The directory of the store is missing, or on a read-only file system', '500, no reason', NOTHING_LEFT,
          'storage_unavailable', {
              'missing': Way(whole, 500, lambda scene, *_: scene.take_away('fs'), words=('[Errno 2', '(path)')),
-             'read-only': Way(whole, 500, store_fails(OSError(30, 'Read-only file system', '/srv/glance/images/1')),
-                              words=('Read-only file system',)),
+             'read-only': Way(given(X_Image_Meta_Store='fs2'), 500, mounted('fs2', 'ro'), words=(
+                 'Read-only file system', '(path)')),
              'read-only, half-way': Way(whole, 500, store_fails(OSError(30, 'Read-only file system'), after=65536),
                                         words=('Read-only file system',)),
          }, ('Glance logged: ',), first=REPAIR),
@@ -194,10 +208,14 @@ UPLOADS = (
          Left('queued', stored=True, retry_works=False), 'format_rejected', {
              'length': Way(whole, 415, properties={'disk_format': 'qcow2'}),
              'chunked': Way(chunked, 415, properties={'disk_format': 'qcow2'}),
+             'backing file': Way(given(BACKED), 415, properties={'disk_format': 'qcow2'}, words=(
+                 'Image failed safety checks',)),
          }, ('disk_format qcow2 does not match stream data raw',), False,
          'correct ``disk_format`` with a PATCH, or the data', change(disk_format='raw')),
     Case('1.27', 'The signature cannot be verified', '400', NOTHING_LEFT, 'signature_rejected', {
-        'no certificate': Way(whole, 400, properties=SIGNATURE)}, ('Signature verification failed',), False,
+        'no certificate': Way(whole, 400, properties=SIGNATURE),
+        'unknown key': Way(whole, 400, properties={**SIGNATURE, 'img_signature_key_type': 'UNKNOWN'}),
+    }, ('Signature verification failed',), False,
         'correct or remove the ``img_signature`` properties', change(**dict.fromkeys(SIGNATURE))),
     Case('1.28', 'The image names a checksum already (as v1 allows), of other data', '500, no reason',
          Left('queued', stored=True, retry_works=False), 'digest_mismatch', {
