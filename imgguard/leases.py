@@ -58,11 +58,14 @@ class _Process:
     pending: deque[_Pending] = field(default_factory=deque)
     failing: bool = False
     ended: threading.Event = field(default_factory=threading.Event)
+    others: dict[str, threading.Event] = field(default_factory=dict)
 
     def end(self) -> None:
         """End the threads."""
         self.ended.set()
         self.wake.set()
+        for wake in self.others.values():
+            wake.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,14 @@ class _Other:
     work: Callable[[], object]
     pause: float
 
-    def run(self, heartbeat: Callable[[], object], ended: threading.Event) -> None:
+    def run(self, heartbeat: Callable[[], object], mine: _Process) -> None:
         """Work until it ends."""
-        while not ended.wait(self.pause * random.uniform(0.9, 1.1)):
+        wake = mine.others[self.name]
+        while True:
+            wake.wait(self.pause * random.uniform(0.9, 1.1))
+            wake.clear()
+            if mine.ended.is_set():
+                return
             # What is served must not be taken away in the middle of it.
             served = heartbeat()
             if served is None:
@@ -98,7 +106,7 @@ class Heartbeat:
         self._processes: dict[int, _Process] = {}
         self._others: list[_Other] = []
 
-    def accompany(self, name: str, work: Callable[[], object], pause: float) -> None:
+    def accompany(self, name: str, work: Callable[[], object], pause: float) -> Callable[[], None]:
         """Do this again and again in every process that gives signs of life, in a thread of its own.
 
         To be called before the first request. The thread ends with this object.
@@ -106,8 +114,16 @@ class Heartbeat:
         :param name: of the thread
         :param work: must not raise
         :param pause: seconds before the first time and between two; a tenth more or less, so that workers spread
+        :returns: has it done at once in the process that calls it
         """
         self._others.append(_Other(name, work, pause))
+
+        def wake() -> None:
+            mine = self._processes.get(os.getpid())
+            if mine is not None and name in mine.others:
+                mine.others[name].set()
+
+        return wake
 
     @property
     def worker(self) -> str:
@@ -201,7 +217,8 @@ class Heartbeat:
                 threading.Thread(target=_run, args=(weakref.ref(self), made, self._lease / 3),
                                  name='imgguard-heartbeat', daemon=True).start()
                 for other in self._others:
-                    threading.Thread(target=other.run, args=(weakref.ref(self), made.ended), name=other.name,
+                    made.others[other.name] = threading.Event()
+                    threading.Thread(target=other.run, args=(weakref.ref(self), made), name=other.name,
                                      daemon=True).start()
         return mine
 

@@ -379,3 +379,21 @@ def test_the_directory_is_this_users_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     place = tmp_path / f'imgguard-{os.geteuid()}'
     assert [path.name for path in place.iterdir()] == [f'{name}.lock']
     assert place.stat().st_mode & 0o777 == 0o700
+
+
+# What else a worker does beside its requests
+
+def test_other_work_can_be_had_at_once_and_ends_with_what_it_serves(store: Switch, directory: Path) -> None:
+    done = threading.Event()
+    heartbeat = Heartbeat(store, LEASE, Workers(directory))
+    wake = heartbeat.accompany('imgguard-other', done.set, 3600)
+    wake()
+    heartbeat.start()
+    (thread,) = [each for each in threading.enumerate() if each.name == 'imgguard-other']
+    assert not done.is_set()
+    wake()
+    assert done.wait(PATIENCE)
+    del heartbeat, wake
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
