@@ -169,3 +169,34 @@ class Busy:
     """
 
     running: Running | None
+
+
+class Happening(StrEnum):
+    """What others are told of, by the name of its event."""
+
+    ERROR = 'image.error'
+    CLEARED = 'image.error.cleared'
+    GIVE_UP = 'image.give_up'
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An image went to error, or is in error no longer.
+
+    :param owner: the project that owned the image when the guard last wrote
+    :param at: when, seconds since the epoch
+    :param number: the attempt whose verdict it is, that was spoken or is taken back; so are ``kind``, ``code``,
+        ``text``, ``request_id`` and ``bytes_received``
+    """
+
+    happening: Happening
+    image_id: str
+    created_at: str
+    owner: str | None
+    at: float
+    number: int
+    kind: Kind
+    code: str
+    text: str
+    request_id: str | None
+    bytes_received: int

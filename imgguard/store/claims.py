@@ -3,8 +3,8 @@
 Each is one transaction.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, delete, select
 
@@ -13,19 +13,22 @@ from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.held import Held, Rows, attempt_row
 from imgguard.store.models import attempts, fit, images, workers
+from imgguard.store.outbox import Outbox
 from imgguard.store.statements import NO_ERROR, Statements, renewed_attempt, renewed_images
 
 # With the first and the shown one that makes 100, the most that is kept of an image.
 NEWEST_KEPT: Final = 98
 
 Names = set[tuple[int, int]]
+Result = TypeVar('Result')
 
 
 class Claims:
     """Writes of the store; every method raises :class:`imgguard.errors.StoreUnavailable` when it cannot."""
 
-    def __init__(self, database: Database, clock: Clock, sql: Statements, rows: Rows) -> None:
+    def __init__(self, database: Database, outbox: Outbox, clock: Clock, sql: Statements, rows: Rows) -> None:
         self._database: Final = database
+        self._outbox: Final = outbox
         self._clock: Final = clock
         self._sql: Final = sql
         self._rows: Final = rows
@@ -77,7 +80,7 @@ class Claims:
                 connection.execute(self._sql.replace(), {**of, **verdict})
             return True
 
-        return self._database.write(change)
+        return self._changed(claim, change)
 
     def withdraw(self, claim: Claim) -> None:
         """Take back an attempt that was none; its number is not given again."""
@@ -90,7 +93,7 @@ class Claims:
                 connection.execute(self._sql.unshow(), of)
                 connection.execute(self._sql.uncount(), {'of_key': claim.key})
 
-        self._database.write(change)
+        self._changed(claim, change)
 
     def renew(self, worker: str, host: str, bytes_received: Mapping[tuple[int, int], int]) -> Names:
         """Give a sign of life of a worker and of its attempts; the answer names those that hold their claim."""
@@ -101,7 +104,7 @@ class Claims:
             connection.execute(self._sql.seen(), who)
             return held
 
-        return self._database.write(change)
+        return self._outbox.write(change)
 
     def _renewed(self, connection: Connection, received: Mapping[tuple[int, int], int]) -> Names:
         keys = sorted({key for key, _ in received})
@@ -123,11 +126,20 @@ class Claims:
         of = {'of_key': row.key, 'of_number': row.last_number}
         if row.clearing_number >= row.last_number:
             return False
-        if connection.execute(self._sql.revive(), {**of, 'bytes_received': received}).rowcount != 1:
-            return False
-        connection.execute(self._sql.unshow(), of)
-        connection.execute(self._sql.reclaim(), of)
-        return True
+
+        def change() -> bool:
+            if connection.execute(self._sql.revive(), {**of, 'bytes_received': received}).rowcount != 1:
+                return False
+            connection.execute(self._sql.unshow(), of)
+            connection.execute(self._sql.reclaim(), of)
+            return True
+
+        return self._outbox.noting(connection, row.key, change)
+
+    def _changed(self, claim: Claim, change: Callable[[Connection], Result]) -> Result:
+        """Run a transaction on the image of a claim."""
+        return self._outbox.write(lambda connection: self._outbox.noting(
+            connection, claim.key, lambda: change(connection)))
 
     def _is_newest(self, connection: Connection, claim: Claim) -> bool:
         """Whether nothing came after this attempt, and its remains were not cleared away."""

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, Update
 
 from imgguard.store.engine import Database
-from imgguard.store.held import Rows
+from imgguard.store.held import Held, Rows
 from imgguard.store.models import fit, images
 from imgguard.store.statements import Statements
 
@@ -21,10 +21,7 @@ class Clearing:
 
     def begin(self, key: int, number: int, worker: str) -> bool:
         """Get the right, if no attempt is alive, none came after ``number``, and nobody else has it."""
-        def change(connection: Connection) -> bool:
-            held = self._rows.by_key(connection, key)
-            if held is None:
-                return False
+        def change(connection: Connection, held: Held) -> bool:
             held = self._rows.without_silent(connection, held)
             if held.record.running is not None or held.clearing or held.record.last_number != number:
                 return False
@@ -33,7 +30,7 @@ class Clearing:
                 'of_key': key, 'clearing_by': fit(images.c.clearing_by, worker), 'clearing_number': number})
             return True
 
-        return self._database.write(change)
+        return self._rows.write_key(key, change, unknown=False)
 
     def keep(self, key: int, worker: str) -> bool:
         """Give a sign of life of the clearing; ``False`` when the right is lost."""

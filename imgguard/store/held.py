@@ -13,12 +13,13 @@ from sqlalchemy import Connection, Row
 from imgguard import codes
 from imgguard.attempts import Failure, ImageRecord, Kind, NewAttempt, Running, State
 from imgguard.store.clock import Clock
-from imgguard.store.engine import Database
 from imgguard.store.models import attempts, fit, images
+from imgguard.store.outbox import Outbox
 from imgguard.store.rows import FACTS, make_or_update, record
 from imgguard.store.statements import NO_ERROR, Statements
 
 Result = TypeVar('Result')
+Unknown = TypeVar('Unknown')
 
 _NO_FACTS: Final = (None,) * FACTS
 
@@ -35,10 +36,10 @@ class Held:
 
 
 class Rows:
-    """Reads and ends under the lock of an image; every method but one belongs into a transaction."""
+    """Reads and ends under the lock of an image; every method but the first three belongs into a transaction."""
 
-    def __init__(self, database: Database, sql: Statements, clock: Clock) -> None:
-        self._database: Final = database
+    def __init__(self, outbox: Outbox, sql: Statements, clock: Clock) -> None:
+        self._outbox: Final = outbox
         self._sql: Final = sql
         self._clock: Final = clock
 
@@ -47,19 +48,36 @@ class Rows:
 
         :raises imgguard.errors.StoreUnavailable: the database could not be written
         """
-        def known(connection: Connection) -> tuple[Result] | None:
-            held = self.by_name(connection, image_id, created_at)
-            return None if held is None else (change(connection, held),)
-
         def made(connection: Connection) -> Result:
             make_or_update(connection, image_id, created_at, {})
             held = self.by_name(connection, image_id, created_at)
             assert held is not None
-            return change(connection, held)
+            return self._changed(connection, held, change)
 
-        outcome = self._database.write(known)
+        outcome = self.write_named(image_id, created_at, lambda connection, held: (change(connection, held),), None)
         # Only now, for making locks a row that is there together with its neighbours.
-        return self._database.write(made) if outcome is None else outcome[0]
+        return self._outbox.write(made) if outcome is None else outcome[0]
+
+    def write_named(self, image_id: str, created_at: str, change: Callable[[Connection, Held], Result],
+                    unknown: Unknown) -> Result | Unknown:
+        """Run a transaction on an image, if it has a row; else the answer is ``unknown``.
+
+        :raises imgguard.errors.StoreUnavailable: the database could not be written
+        """
+        def known(connection: Connection) -> Result | Unknown:
+            held = self.by_name(connection, image_id, created_at)
+            return unknown if held is None else self._changed(connection, held, change)
+
+        return self._outbox.write(known)
+
+    def write_key(self, key: int, change: Callable[[Connection, Held], Result],
+                  unknown: Unknown) -> Result | Unknown:
+        """The same for an image whose key is known."""
+        def known(connection: Connection) -> Result | Unknown:
+            held = self.by_key(connection, key)
+            return unknown if held is None else self._changed(connection, held, change)
+
+        return self._outbox.write(known)
 
     def by_name(self, connection: Connection, image_id: str, created_at: str) -> Held | None:
         """Lock an image; ``None`` when it has no row."""
@@ -126,6 +144,9 @@ class Rows:
             'error_text': fit(images.c.error_text, failure.text),
             'error_request_id': fit(images.c.error_request_id, new.request_id)})
         return number
+
+    def _changed(self, connection: Connection, held: Held, change: Callable[[Connection, Held], Result]) -> Result:
+        return self._outbox.noting(connection, held.record.key, lambda: change(connection, held))
 
     def _held(self, connection: Connection, row: Row[Any] | None) -> Held | None:
         if row is None:

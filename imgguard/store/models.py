@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import VARCHAR
 
 VERSION_TABLE: Final = 'imgguard_alembic_version'
-HEAD: Final = '0003'
+HEAD: Final = '0004'
 
 metadata: Final = MetaData()
 
@@ -105,6 +105,30 @@ workers: Final = Table(
     Column('since', Double, nullable=False),
     Column('seen_at', Double, nullable=False),
     Index('imgguard_workers_seen_at', 'seen_at'),
+    **_MARIADB,
+)
+
+outbox: Final = Table(
+    'imgguard_outbox', metadata,
+    Column('key', _KEY, primary_key=True, autoincrement=True),
+    # No foreign key: what happened is told also when the image is forgotten meanwhile.
+    Column('image_key', _KEY, nullable=False),
+    Column('image_id', _IMAGE_ID, nullable=False),
+    Column('created_at', String(32), nullable=False),
+    Column('owner', String(255)),
+    Column('event', String(32), nullable=False),
+    Column('at', Double, nullable=False),
+    Column('number', Integer, nullable=False),
+    Column('kind', String(16), nullable=False),
+    Column('code', String(32), nullable=False),
+    Column('text', String(1024), nullable=False),
+    Column('request_id', String(255)),
+    Column('bytes_received', BigInteger, nullable=False),
+    Column('claimed_by', String(255)),
+    Column('claimed_at', Double),
+    Index('imgguard_outbox_image_key', 'image_key'),
+    # The keys tell the order of the events of an image.
+    sqlite_autoincrement=True,
     **_MARIADB,
 )
 

@@ -14,7 +14,7 @@ from imgguard.errors import StoreUnavailable
 from imgguard.store.engine import Database
 from imgguard.store.failures import REMEDY, translated
 from imgguard.store.files import locked, make_private
-from imgguard.store.models import HEAD, VERSION_TABLE, attempts, images, workers
+from imgguard.store.models import HEAD, VERSION_TABLE, attempts, images, outbox, workers
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -135,7 +135,7 @@ def _refuse_strangers(connection: Connection) -> None:
     """The operator may name a database that others use; never touch what is theirs."""
     inspector = inspect(connection)
     for table, column in ((images, images.c.running_guarded), (attempts, attempts.c.image_key),
-                          (workers, workers.c.seen_at)):
+                          (workers, workers.c.seen_at), (outbox, outbox.c.image_key)):
         if inspector.has_table(table.name) and column.name not in {
                 found['name'] for found in inspector.get_columns(table.name)}:
             raise StoreUnavailable(f'the database has a table {table.name!r} that is not of imgguard: '

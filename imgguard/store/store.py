@@ -1,11 +1,10 @@
 """The store as the rest of the guard sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, update
+from sqlalchemy import ColumnElement
 
-from imgguard import codes
 from imgguard.attempts import Busy, Claim, Failure, ImageRecord, NewAttempt, State
 from imgguard.store import schema
 from imgguard.store.claims import Claims
@@ -14,10 +13,10 @@ from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.held import Rows
 from imgguard.store.lookups import Lookups
-from imgguard.store.models import fit, images
+from imgguard.store.outbox import Outbox
 from imgguard.store.retention import Retention
-from imgguard.store.rows import AttemptRow, make_or_update
-from imgguard.store.statements import NO_ERROR, Statements
+from imgguard.store.rows import AttemptRow
+from imgguard.store.statements import Statements
 from imgguard.store.verdicts import Verdicts
 
 
@@ -33,18 +32,21 @@ class Store:
     :param lease_seconds: how long an attempt may be silent before it is no longer alive
     :param skew_seconds: what is added to the lease, for workers that renew late
     :param clock: gives the SQL expression of the present time; ``None`` for the database's own
+    :param with_events: whether what happens to images is put into the outbox, to be published
     :raises imgguard.errors.ConfigurationError: the URL cannot be used; the text names the option and the remedy
     """
 
     def __init__(self, url: str, lease_seconds: float, skew_seconds: float = 5.0,
-                 clock: Callable[[], ColumnElement[float]] | None = None) -> None:
+                 clock: Callable[[], ColumnElement[float]] | None = None, with_events: bool = False) -> None:
         time = Clock(clock, lease_seconds, skew_seconds)
         self._database: Final = Database(url)
         self._clock: Final = time
+        #: The events that wait to be published.
+        self.outbox: Final = Outbox(self._database, time, with_events)
         sql = Statements(time, self._database.backend)
-        rows = Rows(self._database, sql, time)
-        self._claims: Final = Claims(self._database, time, sql, rows)
-        self._verdicts: Final = Verdicts(self._database, time, sql, rows)
+        rows = Rows(self.outbox, sql, time)
+        self._claims: Final = Claims(self._database, self.outbox, time, sql, rows)
+        self._verdicts: Final = Verdicts(self._database, self.outbox, time, sql, rows)
         self._clearing: Final = Clearing(self._database, sql, rows)
         self._lookups: Final = Lookups(self._database, time)
         self._retention: Final = Retention(self._database, time)
@@ -73,22 +75,7 @@ class Store:
         :param give_up_at_after: how long from now the image may wait for its data, seconds; an image that was
             given up before waits again
         """
-        changes: dict[str, Any] = {}
-        if owner is not None:
-            changes['owner'] = fit(images.c.owner, owner)
-        if keep is not None:
-            changes['keep'] = keep
-        if give_up_at_after is not None:
-            changes['give_up_at'] = self._clock.now() + give_up_at_after
-
-        def change(connection: Connection) -> None:
-            make_or_update(connection, image_id, created_at, changes)
-            if give_up_at_after is not None:
-                connection.execute(update(images).where(
-                    images.c.image_id == image_id, images.c.created_at == created_at,
-                    images.c.error_code == codes.NEVER_ARRIVED).values(**NO_ERROR))
-
-        self._database.write(change)
+        self._verdicts.remember(image_id, created_at, owner, keep, give_up_at_after)
 
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
               instead_of: int | None = None) -> Claim | Busy:

@@ -96,6 +96,7 @@ def url(upgraded_url: str) -> str:
         connection.exec_driver_sql('DELETE FROM imgguard_attempts')
         connection.exec_driver_sql('DELETE FROM imgguard_images')
         connection.exec_driver_sql('DELETE FROM imgguard_workers')
+        connection.exec_driver_sql('DELETE FROM imgguard_outbox')
 
     database.write(empty)
     database.close()

@@ -68,7 +68,7 @@ def test_the_models_name_the_same_collations(database: Database, new_database: C
 
     def columns(connection: Connection) -> list[str]:
         return [str(column['type']) + str(getattr(column['type'], 'collation', None))
-                for table in ('imgguard_images', 'imgguard_attempts', 'imgguard_workers')
+                for table in ('imgguard_images', 'imgguard_attempts', 'imgguard_workers', 'imgguard_outbox')
                 for column in inspect(connection).get_columns(table)]
 
     assert from_models.read(columns) == database.read(columns)
