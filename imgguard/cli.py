@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'store: {mask_password(settings.connection)}', file=sys.stderr if as_json else sys.stdout, flush=True)
         run: Command = arguments.run
         with ExitStack() as opened:
-            store = opened.enter_context(closing(Store(settings.connection, lease_seconds=settings.lease_seconds)))
+            store = opened.enter_context(closing(Store(
+                settings.connection, settings.lease_seconds, with_events=settings.notifications is not None)))
             outside = None
             if settings.glance_connection is not None:
                 outside = opened.enter_context(closing(Outside(settings.glance_connection, store, settings)))

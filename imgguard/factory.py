@@ -16,6 +16,7 @@ from imgguard.images import GlanceImages
 from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
 from imgguard.middleware import ImageGuard
+from imgguard.notify import POLL_SECONDS, Publisher
 from imgguard.operations import Action
 from imgguard.opts import OPTIONS
 from imgguard.presenter import Presenter
@@ -43,13 +44,15 @@ def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[
     where = f"the filter's section of {global_conf.get('__file__', 'the paste file')}"
     _refuse_defaults(global_conf, where)
     settings = resolve(local_conf, where)
-    store = Store(settings.connection, settings.lease_seconds)
+    store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None)
+    publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
     _prepare(store, settings.connection)
 
-    return lambda application: _assemble(application, settings, store)
+    return lambda application: _assemble(application, settings, store, publisher)
 
 
-def _assemble(application: Application, settings: Settings, store: Store) -> ImageGuard:
+def _assemble(application: Application, settings: Settings, store: Store,
+              publisher: Publisher | None) -> ImageGuard:
     workers = Workers()
     heartbeat = Heartbeat(store, settings.lease_seconds, workers)
     guard = Guard(store, heartbeat, settings)
@@ -69,6 +72,8 @@ def _assemble(application: Application, settings: Settings, store: Store) -> Ima
                       recovery.after_failure)
     housekeeping = Housekeeping(store, recovery, tasks, clears=settings.requeue != 'off')
     heartbeat.accompany('imgguard-housekeeping', housekeeping.run_once, settings.lease_seconds)
+    if publisher is not None:
+        store.outbox.committed = heartbeat.accompany('imgguard-notify', publisher.try_to_publish, POLL_SECONDS)
     return ImageGuard(application, {
         Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
         Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,

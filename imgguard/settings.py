@@ -7,7 +7,7 @@ it was read from. Every call reads for itself: nothing is shared between two fil
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, NoReturn
 
@@ -18,6 +18,14 @@ from imgguard.opts import GROUP, OPTIONS
 
 FILE_OPTION: Final = 'oslo_config_file'
 """The key of a paste section that names the file with group ``[imgguard]``."""
+
+NOTIFICATIONS: Final = 'oslo_messaging_notifications'
+"""The group of that file in which oslo.messaging finds its own options for notifications."""
+
+BadFile = cfg.Error
+"""What is raised where a value in an oslo.config file cannot be had."""
+
+Groups = dict[str, dict[str, list[str]]]
 
 _BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in OPTIONS}
 _URL: Final = re.compile(r'[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://')
@@ -46,6 +54,8 @@ class Settings:
     import_stall_seconds: int
     on_store_failure: Literal['pass', 'refuse']
     retention_days: int
+    #: The oslo.config file that tells where notifications go; ``None`` when there are to be none.
+    notifications: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,22 @@ def resolve(section: Mapping[str, str], where: str) -> Settings:
     own = {name: value for name, value in section.items() if name != FILE_OPTION}
     _refuse_unknown(own, (*_BY_NAME, FILE_OPTION), where)
     found = {opt.name: _Found(opt.default, 'the defaults') for opt in OPTIONS}
+    notifications = None
     if FILE_OPTION in section:
-        found |= _read_file(section[FILE_OPTION], where)
+        path = section[FILE_OPTION]
+        groups = _parse(path, where)
+        found |= _of_group(groups, path, where)
+        notifications = path if _notifies(groups) else None
     found |= {name: _Found(_convert(name, value, where), where) for name, value in own.items()}
     _refuse_contradictions(found)
-    return Settings(**{each.name: found[each.name].value for each in fields(Settings)})
+    return Settings(**{name: each.value for name, each in found.items()}, notifications=notifications)
+
+
+def configuration(path: str) -> cfg.ConfigOpts:
+    """Open an oslo.config file, alone: the process environment, which would win over it, is left out."""
+    conf = cfg.ConfigOpts()
+    conf(args=[], prog='imgguard', default_config_files=[path], default_config_dirs=[], use_env=False)
+    return conf
 
 
 def mask_password(url: str) -> str:
@@ -79,20 +100,23 @@ def mask_password(url: str) -> str:
     return _SECRET_PARAMETER.sub(r'\1***', _CREDENTIALS.sub(r'\1:***@', url))
 
 
-def _read_file(path: str, named_in: str) -> dict[str, _Found]:
+def _of_group(groups: Groups, path: str, named_in: str) -> dict[str, _Found]:
     """Return the options set in group ``[imgguard]`` of an oslo.config file.
 
-    ``oslo.config`` is asked for the values, so that the file obeys its rules (quotes, ``$``). It is told not to look
-    into the process environment, which would win over the file.
+    ``oslo.config`` is asked for the values, so that the file obeys its rules (quotes, ``$``).
     """
     where = f'group [{GROUP.name}] of {path}'
-    raw = _parse(path, named_in)
+    raw = _keys(groups, GROUP.name)
+    if raw is None:
+        misspelt = ''.join(f'; is [{name}] misspelt?' for name in get_close_matches(GROUP.name, groups, n=1))
+        raise _problem(f'option {FILE_OPTION!r} in {named_in}: {path} has no group [{GROUP.name}]{misspelt}')
     _refuse_unknown(raw, _BY_NAME, where)
-    conf = cfg.ConfigOpts()
+    conf = configuration(path)
     conf.register_opts(OPTIONS, group=GROUP)
-    conf(args=[], prog='imgguard', default_config_files=[path], default_config_dirs=[], use_env=False)
     found = {}
-    for name, value in raw.items():
+    for name, values in raw.items():
+        # Of a key given twice the last counts, as in oslo.
+        value = values[-1]
         _refuse_misshapen(name, value, where)
         try:
             found[name] = _Found(conf[GROUP.name][name], where)
@@ -104,14 +128,27 @@ def _read_file(path: str, named_in: str) -> dict[str, _Found]:
     return found
 
 
-def _parse(path: str, named_in: str) -> dict[str, str]:
-    """Return the raw keys and values of group ``[imgguard]``; of a key given twice the last counts, as in oslo."""
+def _notifies(groups: Groups) -> bool:
+    """Whether a driver of notifications is set that does anything."""
+    drivers = (_keys(groups, NOTIFICATIONS) or {}).get('driver', [])
+    return any(driver not in ('', 'noop') for driver in drivers)
+
+
+def _keys(groups: Groups, group: str) -> dict[str, list[str]] | None:
+    """The raw keys and values of a group; ``None`` when it is not there."""
+    # oslo.config takes the names of groups in any case.
+    found = [keys for name, keys in groups.items() if name.lower() == group]
+    return {name: values for keys in found for name, values in keys.items()} if found else None
+
+
+def _parse(path: str, named_in: str) -> Groups:
+    """Return the groups of an oslo.config file, as they are written."""
     about = f'option {FILE_OPTION!r} in {named_in}: '
     if not os.path.isabs(path):
         raise _problem(f'{about}{path!r} is not allowed; give an absolute path')
-    sections: dict[str, dict[str, Any]] = {}
+    groups: Groups = {}
     try:
-        cfg.ConfigParser(path, sections).parse()
+        cfg.ConfigParser(path, groups).parse()
     except cfg.ParseError as error:
         # the text of the line stays out of the message: it may hold a password
         raise _problem(f'{about}{path} is not an oslo.config file, see its line {error.lineno}: {error.msg}') from None
@@ -119,12 +156,7 @@ def _parse(path: str, named_in: str) -> dict[str, str]:
         raise _problem(f'{about}{path} is not an oslo.config file: it is not text') from None
     except OSError as error:
         raise _problem(f'{about}{path} cannot be read: {error.strerror}') from error
-    # oslo.config takes the names of groups in any case
-    groups = [keys for name, keys in sections.items() if name.lower() == GROUP.name]
-    if not groups:
-        misspelt = ''.join(f'; is [{name}] misspelt?' for name in get_close_matches(GROUP.name, sections, n=1))
-        raise _problem(f'{about}{path} has no group [{GROUP.name}]{misspelt}')
-    return {name: values[-1] for keys in groups for name, values in keys.items()}
+    return groups
 
 
 def _convert(name: str, value: str, where: str) -> Any:

@@ -38,6 +38,7 @@ class Counts:
     :param requeued: images that Glance held dead, put back to ``queued`` in its database
     :param deleted: images noted as deleted in Glance
     :param forgotten: images forgotten with their history, as ``retention_days`` says
+    :param published: events that waited to be published, from this run or before
     :param unproven: attempts silent for longer than their lease that were left alone, because nobody has proved
         since that the store could be reached
     :param fenced: dead images left alone, because a worker that was lost may still wake up
@@ -49,6 +50,7 @@ class Counts:
     requeued: int = 0
     deleted: int = 0
     forgotten: int = 0
+    published: int = 0
     unproven: int = 0
     fenced: int = 0
 

@@ -1,9 +1,9 @@
 """The sweep: speaks the verdicts that are due on images nobody looks at, and forgets what is too old.
 
 It runs outside Glance's process. Alone with the guard's store it settles leases and deadlines; with Glance's database
-(``glance_connection``) it goes by what Glance says, too, and puts dead images back to ``queued``. Before and between
-its steps it gives a sign of its own life: where all of Glance is dead it is the one who proves that the store could
-be reached.
+(``glance_connection``) it goes by what Glance says, too, and puts dead images back to ``queued``. It publishes the
+events that wait. Before and between its steps it gives a sign of its own life: where all of Glance is dead it is the
+one who proves that the store could be reached.
 """
 
 import contextlib
@@ -47,10 +47,11 @@ class Sweep:
     :param glance: Glance's database and what is done by it; ``None`` without ``glance_connection``
     :param clock: seconds of a clock that is never set back
     :param stop: asked between two pages, and waited for between two runs
+    :param publish: publishes the events that wait, and counts them
     """
 
     def __init__(self, store: Store, settings: Settings, clock: Callable[[], float], stop: Stop,
-                 glance: WithGlance | None = None) -> None:
+                 glance: WithGlance | None = None, publish: Callable[[], int] = lambda: 0) -> None:
         self._store: Final = store
         self._lease: Final = settings.lease_seconds
         self._retention: Final = settings.retention_days * _DAY
@@ -58,6 +59,7 @@ class Sweep:
         self._settling: Final = glance or StoreAlone(store, settings)
         self._clock: Final = clock
         self._stop: Final = stop
+        self._publish: Final = publish
         self._signed: float | None = None
         self._purged: float | None = None
 
@@ -77,7 +79,8 @@ class Sweep:
         counts = self._each(self._store.running, self._settling.silent) + self._overdue()
         if self._glance is not None:
             counts += self._each(self._store.failures, self._glance.in_error)
-        return counts + self._purge()
+        counts += self._purge()
+        return counts + Counts(published=self._publish())
 
     def run(self) -> Iterator[Counts | StoreUnavailable]:
         """Run again and again until told to stop; a run that failed gives its error, and the next one follows."""

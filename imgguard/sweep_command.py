@@ -5,7 +5,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Final
@@ -13,6 +13,7 @@ from typing import Final
 from imgguard.api import v2
 from imgguard.commands import FILES, INSIDE, Answer, CommandFailed, Event, Job
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
+from imgguard.notify import Publisher
 from imgguard.sweep import Sweep
 
 _NOT_SET: Final = ('glance_connection is not set: only leases and deadlines are settled, and an import whose worker '
@@ -32,7 +33,8 @@ def sweep(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     elif job.settings.requeue == 'off':
         job.note(_OFF)
     with _stopped_by_signals() as stop:
-        sweeper = Sweep(job.store, job.settings, time.monotonic, stop, None if outside is None else outside.settling)
+        sweeper = Sweep(job.store, job.settings, time.monotonic, stop, None if outside is None else outside.settling,
+                        _publish(job))
         if not arguments.once:
             yield from _told(job, sweeper)
             return
@@ -44,6 +46,16 @@ def sweep(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
             job.note(f'{counts.requeued} images were put back to queued; {FILES}')
         if sweeper.outage is not None:
             raise CommandFailed(_UNSETTLED.format(sweeper.outage)) from sweeper.outage
+
+
+def _publish(job: Job) -> Callable[[], int]:
+    """What the sweep publishes with.
+
+    :raises ConfigurationError: notifications are set up and cannot be published
+    """
+    if job.settings.notifications is None:
+        return lambda: 0
+    return Publisher(job.store.outbox, job.settings.notifications).publish
 
 
 def _told(job: Job, sweeper: Sweep) -> Iterator[Answer]:

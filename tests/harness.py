@@ -33,7 +33,7 @@ def administer(name: str, statement: str) -> None:
 def skip_or_fail(name: str, reason: str) -> NoReturn:
     """Skip the test for want of ``name``, or fail it where this machine was said to have it.
 
-    ``IMGGUARD_REQUIRE`` names those, with commas between them (``postgresql,mariadb``).
+    ``IMGGUARD_REQUIRE`` names those, with commas between them (``postgresql,mariadb,rabbitmq``).
     """
     required = [each.strip() for each in os.environ.get('IMGGUARD_REQUIRE', '').split(',')]
     if name in required:

@@ -306,7 +306,7 @@ def test_one_sweep(run: Run, conf: str, store: Store, tmp_path: Path) -> None:
     silent(tmp_path, 100, witness=True)
     ran = run('--config-file', conf, '--format', 'json', 'sweep', '--once')
     assert json.loads(ran.out) == {'lost': 1, 'settled': 0, 'given_up': 0, 'requeued': 0, 'deleted': 0, 'forgotten': 0,
-                                   'unproven': 0, 'fenced': 0}
+                                   'published': 0, 'unproven': 0, 'fenced': 0}
     assert ran.status == 0 and 'only leases and deadlines are settled' in ran.err
 
 

@@ -314,7 +314,22 @@ def test_an_empty_group_sets_nothing(file: Path) -> None:
 # Options and settings agree
 
 def test_settings_has_exactly_the_options() -> None:
-    assert [each.name for each in dataclasses.fields(Settings)] == [opt.name for opt in OPTIONS]
+    assert [each.name for each in dataclasses.fields(Settings)] == [*(opt.name for opt in OPTIONS), 'notifications']
+
+
+# Notifications, which oslo.messaging's own options set up
+
+@pytest.mark.parametrize(('groups', 'wanted'), [
+    ('', False),
+    ('[oslo_messaging_notifications]\ntopics = notifications\n', False),
+    ('[oslo_messaging_notifications]\ndriver =\n', False),
+    ('[oslo_messaging_notifications]\ndriver = noop\n', False),
+    ('[oslo_messaging_notifications]\ndriver = messagingv2\n', True),
+    ('[OSLO_MESSAGING_NOTIFICATIONS]\ndriver = noop\ndriver = log\n', True),
+])
+def test_a_driver_in_the_file_turns_notifications_on(file: Path, groups: str, wanted: bool) -> None:
+    file.write_text(f'{groups}[imgguard]\n')
+    assert resolve({'oslo_config_file': str(file)}, SECTION).notifications == (str(file) if wanted else None)
 
 
 @pytest.mark.parametrize('opt', OPTIONS, ids=lambda opt: opt.name)

@@ -146,6 +146,7 @@ WAYS: dict[str, tuple[list[Callable[[Way], object]], list[Told]]] = {
     # Out of it
     'a retry succeeds': ([Way.fail, Way.retry, Way.succeed], [FAILED, OVER]),
     'a silent retry succeeded, as Glance says': ([Way.fail, Way.retry, Way.silence, Way.arrive], [FAILED, OVER]),
+    'a lost attempt succeeded, as Glance says': ([Way.silence, Way.lose, Way.arrive], [LOST, FOUND]),
     'it is reset, twice': ([Way.fail, Way.reset, Way.reset], [FAILED, OVER]),
     'it is reset while a silent retry holds it': ([Way.fail, Way.retry, Way.silence, Way.reset], [FAILED, OVER]),
     'a lost attempt is alive after all': ([Way.silence, Way.lose, Way.renew], [LOST, FOUND]),
