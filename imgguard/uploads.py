@@ -62,7 +62,7 @@ class Uploads:
         claim = self._admission.claim(environ, start_response, admitted, by, kind, _expected(environ))
         if not isinstance(claim, Claim):
             return claim
-        if kind is Kind.STAGE:
+        if kind is Kind.STAGE and admitted.guarded:
             self._recovery.make_room_for_stage(admitted.image.image_id, lambda: self._is_queued(by, operation))
         upload = _Upload(self._guard, self._heartbeat, self._images, self._recovery, by, admitted, claim)
         return upload.run(self._application, environ, start_response)

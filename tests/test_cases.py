@@ -11,7 +11,7 @@ from webtest import TestResponse
 from tests.cases import By, Case, Left, Way, proves
 from tests.cases.scene import Scene, setting, stage, start, until
 from tests.cases.imports import IMPORTS
-from tests.cases.stages import STAGES, staged
+from tests.cases.stages import STAGES, left_over, staged
 from tests.cases.uploads import UPLOADS
 from tests.harness import InProcessGlance
 from tests.identity import reader_token, token
@@ -205,6 +205,19 @@ def test_an_image_that_became_active_is_not_in_error(
     assert comparable(answer) == comparable(alone)
     if alone.status_int == 202:
         scene.inside(image_of_bare).until_done(alone)
+
+
+@proves('2.11')
+def test_staged_data_that_glance_has_forgotten_is_out_of_the_way_of_the_next_stage(
+    pipelines: Pipelines, scene: Scene,
+) -> None:
+    images, bare = pipelines.images(), Images(pipelines.bare, token('alice', new_project()))
+    for each, headers, status in ((images, {}, 204), (bare, {}, 409), (images, NO_KEEP, 409)):
+        image_id = each.created(KEEP)
+        left_over(scene, each, image_id)
+        answer = stage(each, image_id, DATA, headers)
+        assert answer.status_int == status, 'who does not ask to keep it gets what Glance says'
+        tidy(scene, each, image_id)
 
 
 @pytest.mark.parametrize(('case', 'way'), NO_FAILURES.values(), ids=NO_FAILURES)
