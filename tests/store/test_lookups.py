@@ -1,5 +1,6 @@
 """What is known: pages of images, images in error, histories, and what was asked for an image."""
 
+import os
 import time
 from functools import partial
 from typing import Any
@@ -174,19 +175,34 @@ def _plan(database: Database, statement: str, parameters: Any) -> str:
     return '\n'.join(str(tuple(row)) for row in rows)
 
 
-FILLERS = 3000
+#: How many images of each of three kinds; 333334 make a million attempts, which takes minutes.
+FILLERS = int(os.environ.get('IMGGUARD_FILLERS') or 3000)
+FILLED_AT_ONCE = 1000
 
 
 def _fill(database: Database, first: int) -> None:
-    """As many images in error as others; of these some with a deadline or a running attempt.
+    """As many images in error as others, each with an attempt; some have a deadline or a running attempt.
 
     :param first: the first key to use
     """
-    history = [{'image_key': key, 'number': 1, 'kind': 'upload', 'state': 'failed', 'guarded': True,
-                'started_at': 0.0, 'updated_at': 0.0, 'bytes_received': 0, 'host': 'host', 'worker': 'worker'}
-               for key in range(first, first + 3 * FILLERS, 3)]
+    for begin in range(0, FILLERS, FILLED_AT_ONCE):
+        numbers = range(begin, min(begin + FILLED_AT_ONCE, FILLERS))
+        history = [{'image_key': key, 'number': 1, 'kind': 'upload', 'state': 'failed', 'guarded': True,
+                    'started_at': 0.0, 'updated_at': 0.0, 'bytes_received': 0, 'host': 'host', 'worker': 'worker'}
+                   for key in range(first + 3 * numbers.start, first + 3 * numbers.stop)]
+        for table, filled in ((images, _fillers(first, numbers)), (attempts, history)):
+            database.write(partial(_insert, table, filled))
+    signs = [{'worker': f'worker-{number}', 'host': 'host', 'since': 0.0, 'seen_at': float(number)}
+             for number in range(300)]
+    database.write(partial(_insert, workers, signs))
+    database.read(lambda connection: connection.exec_driver_sql(
+        'ANALYZE' if database.backend != 'mariadb' else
+        'ANALYZE TABLE imgguard_images, imgguard_attempts, imgguard_workers').close())
+
+
+def _fillers(first: int, numbers: range) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for number in range(FILLERS):
+    for number in numbers:
         row = {'created_at': CREATED, 'attempts': 1, 'last_number': 1}
         ago = float(1_700_000_000 + number)
         blank = dict.fromkeys(['error_number', 'error_code', 'error_at', 'give_up_at', 'running_number', 'running_at',
@@ -199,13 +215,7 @@ def _fill(database: Database, first: int) -> None:
              'give_up_at': ago * 2 if number % 100 == 0 else None},
             {**row, **blank, 'image_id': f'runs-{number}', 'key': first + 3 * number + 2,
              'running_number': 1 if number % 100 == 0 else None, 'running_at': ago * 2 if number % 100 == 0 else None}]
-    signs = [{'worker': f'worker-{number}', 'host': 'host', 'since': 0.0, 'seen_at': float(number)}
-             for number in range(300)]
-    for table, filled in ((images, rows), (attempts, history), (workers, signs)):
-        database.write(partial(_insert, table, filled))
-    database.read(lambda connection: connection.exec_driver_sql(
-        'ANALYZE' if database.backend != 'mariadb' else
-        'ANALYZE TABLE imgguard_images, imgguard_attempts, imgguard_workers').close())
+    return rows
 
 
 def _insert(table: Table, rows: list[dict[str, Any]], connection: Connection) -> None:
