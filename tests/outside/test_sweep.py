@@ -31,8 +31,8 @@ from tests.uploading import ERROR, KEEP
 
 #: An attempt of a worker on a host that nobody can look at.
 ELSEWHERE = NewAttempt(Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'elsewhere', 'elsewhere:1:ab', 10)
-NOTHING = {'lost': 0, 'settled': 0, 'given_up': 0, 'requeued': 0, 'deleted': 0, 'forgotten': 0, 'unproven': 0,
-           'fenced': 0}
+NOTHING = {'lost': 0, 'settled': 0, 'given_up': 0, 'requeued': 0, 'deleted': 0, 'forgotten': 0, 'published': 0,
+           'unproven': 0, 'fenced': 0}
 #: Longer than a lease and shorter than the fence; longer than any fence.
 SILENT, FENCED = LEASE_SECONDS + 10, 7300
 
