@@ -166,7 +166,7 @@ class Claims:
             'attempts': known.attempts + (not replaces),
             'owner': known.owner if owner is None else fit(images.c.owner, owner)})
         _prune(connection, known, number)
-        return Claim(known.key, number, known.error)
+        return Claim(known.key, number, known.error, known.image_id, new.kind, new.request_id)
 
 
 def _prune(connection: Connection, known: ImageRecord, number: int) -> None:
