@@ -382,6 +382,14 @@ def test_processes_that_are_forked_and_killed_lose_nothing(metered: Metered, tmp
     assert len(list(directory.glob('counter_*'))) <= 5, 'those who come later go on where the dead have stopped'
 
 
+def test_whoever_lives_has_files_of_its_own(tmp_path: Path) -> None:
+    """Two that wrote to one would overwrite each other's numbers."""
+    recorders = [FileRecorder(tmp_path), FileRecorder(tmp_path)]
+    for recorder in recorders:
+        recorder.store_failed()
+    assert sorted(path.name for path in tmp_path.glob('counter_*')) == ['counter_0.db', 'counter_1.db']
+
+
 def test_a_directory_that_cannot_be_written_disturbs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     directory = tmp_path / 'metrics'
     recorder = FileRecorder(directory)
