@@ -45,7 +45,7 @@ def told() -> Told:
 def store(url: str, hands: Hands, told: Told) -> Iterator[Store]:
     counts = Counts()
     counts.record_with(told)
-    opened = Store(url, LEASE, SKEW, hands, counts)
+    opened = Store(url, LEASE, SKEW, hands, observer=counts)
     yield opened
     opened.close()
 
