@@ -14,6 +14,7 @@ from typing import Final
 import webob.exc
 
 from imgguard import asking, names
+from imgguard.about import About
 from imgguard.attempts import Busy, Claim, ImageRecord, Kind, Running
 from imgguard.errors import StoreUnavailable
 from imgguard.fence import NotYet
@@ -132,7 +133,7 @@ class Admission:
         try:
             claimed = self._store.attempt(record.key, running.number)
         except StoreUnavailable as error:
-            LOG.error('image %s: it is taken for busy: %s', image.image_id, error)
+            About(LOG, image.image_id).error('it is taken for busy: %s', error)
             return False
         return claimed is not None and bool(claimed.handed_on) and (
             (claimed.user_id, claimed.project_id) == (by.user_id, by.project_id))

@@ -154,11 +154,29 @@ class Claim:
     :param key: of the image, as in :class:`ImageRecord`
     :param number: of the attempt
     :param error: the verdict the image had before, if any
+    :param request_id: of the request that made the attempt
     """
 
     key: int
     number: int
     error: ErrorState | None
+    image_id: str
+    kind: Kind
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended, or a declaration.
+
+    :param code: of the failure, ``None`` with success
+    :param bytes_received: 0 where nobody can tell any more
+    """
+
+    kind: Kind
+    state: State
+    code: str | None
+    bytes_received: int
 
 
 @dataclass(frozen=True, slots=True)

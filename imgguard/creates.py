@@ -8,6 +8,7 @@ from typing import Any, Final
 import webob.exc
 
 from imgguard import asking, names
+from imgguard.about import About
 from imgguard.api import v2
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
@@ -68,7 +69,7 @@ class Creates:
             self._store.remember(image['id'], image['created_at'], image.get('owner'), asked, seconds or None)
             kept = names.KEPT_GUARDED
         except StoreUnavailable as error:
-            LOG.error('image %s: the request to keep it could not be stored: %s', image['id'], error)
+            About(LOG, image['id']).error('the request to keep it could not be stored: %s', error)
             kept = names.KEPT_UNAVAILABLE
         if keep:
             answer.headers.append((names.KEPT_HEADER, kept))

@@ -16,6 +16,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, or_, select, update
 
 from imgguard import dead_states
+from imgguard.about import About
 from imgguard.errors import GlanceUnavailable
 from imgguard.glance_database import GlanceDatabase, Tables, alive, now, present
 from imgguard.requeue import CannotRequeue, Overtaken
@@ -97,10 +98,11 @@ class _Clearing:
         self._ask()
         stores: list[str] = []
         self._must(lambda connection: self._put_back(connection, stores))
-        LOG.info('Image %s was put back from %s to queued; files that may be left of it stay', self._id, self._found)
+        about = About(LOG, self._id)
+        about.info('it was put back from %s to queued; files that may be left of it stay', self._found)
         if stores:
-            LOG.warning('Image %s: its rejected data stays in the stores (%s), until somebody deletes it there',
-                        self._id, ', '.join(stores))
+            about.warning('its rejected data stays in the stores (%s), until somebody deletes it there',
+                          ', '.join(stores))
 
     def _ask(self) -> None:
         if not self._still_mine():

@@ -15,6 +15,7 @@ import webob.exc
 from webob import Response
 
 from imgguard import asking, codes, names
+from imgguard.about import About
 from imgguard.api import v2
 from imgguard.attempts import Busy, ErrorState, Failure, ImageRecord, Running, State
 from imgguard.errors import StoreUnavailable
@@ -100,10 +101,10 @@ class Deletes:
                     # Glance hands the request on without its headers, to a guard that must not judge it anew.
                     self._store.unwanted(request.image.image_id, request.image.created_at)
             except StoreUnavailable as error:
-                LOG.error('image %s: a delete cannot be judged: %s', request.image.image_id, error)
+                About(LOG, request.image.image_id).error('a delete cannot be judged: %s', error)
                 outage = error
         if absorbed:
-            LOG.warning('image %s: the delete that follows its failure is absorbed', request.image.image_id)
+            About(LOG, request.image.image_id).warning('the delete that follows its failure is absorbed')
             return _done()(environ, start_response)
         unkept = outage is not None and (
             request.asked or (request.asked is None and self._settings.keep_default == 'always'))
@@ -194,7 +195,7 @@ class Deletes:
         try:
             self._store.deleted(image.image_id, image.created_at)
         except StoreUnavailable as error:
-            LOG.error('image %s: that it was deleted could not be stored: %s', image.image_id, error)
+            About(LOG, image.image_id).error('that it was deleted could not be stored: %s', error)
 
 
 def _done() -> Response:

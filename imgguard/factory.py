@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from imgguard import counts
 from imgguard.admission import Admission
 from imgguard.creates import Creates
 from imgguard.deletes import Deletes
-from imgguard.errors import ConfigurationError, StoreUnavailable
+from imgguard.errors import StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.history import History
@@ -15,7 +16,7 @@ from imgguard.housekeeping import Housekeeping
 from imgguard.images import GlanceImages
 from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
-from imgguard.middleware import ImageGuard
+from imgguard.middleware import Handler, ImageGuard
 from imgguard.notify import POLL_SECONDS, Publisher
 from imgguard.operations import Action
 from imgguard.opts import OPTIONS
@@ -23,7 +24,8 @@ from imgguard.presenter import Presenter
 from imgguard.reads import Reads
 from imgguard.recovery import Recovery
 from imgguard.requeue import Requeue
-from imgguard.settings import FILE_OPTION, Settings, resolve
+from imgguard.settings import FILE_OPTION, Settings, refuse_defaults, resolve
+from imgguard.stopwatch import Stopwatch
 from imgguard.store import Store
 from imgguard.updates import Updates
 from imgguard.uploads import Uploads
@@ -42,17 +44,20 @@ def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[
     :raises ConfigurationError: for an unknown option or a bad value, which stops the load
     """
     where = f"the filter's section of {global_conf.get('__file__', 'the paste file')}"
-    _refuse_defaults(global_conf, where)
+    refuse_defaults(global_conf, where, [FILE_OPTION, *(option.name for option in OPTIONS)])
     settings = resolve(local_conf, where)
-    store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None)
+    counted = counts.of(settings.connection)
+    store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
+                  observer=counted)
     publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
     _prepare(store, settings.connection)
 
-    return lambda application: _assemble(application, settings, store, publisher)
+    return lambda application: _assemble(application, settings, store, publisher, Stopwatch(counted))
 
 
-def _assemble(application: Application, settings: Settings, store: Store,
-              publisher: Publisher | None) -> ImageGuard:
+def _assemble(glance: Application, settings: Settings, store: Store, publisher: Publisher | None,
+              stopwatch: Stopwatch) -> ImageGuard:
+    application = stopwatch.below(glance)
     workers = Workers()
     heartbeat = Heartbeat(store, settings.lease_seconds, workers)
     guard = Guard(store, heartbeat, settings)
@@ -74,19 +79,14 @@ def _assemble(application: Application, settings: Settings, store: Store,
     heartbeat.accompany('imgguard-housekeeping', housekeeping.run_once, settings.lease_seconds)
     if publisher is not None:
         store.outbox.committed = heartbeat.accompany('imgguard-notify', publisher.try_to_publish, POLL_SECONDS)
-    return ImageGuard(application, {
+    handlers: dict[Action, Handler] = {
         Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
         Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,
         Action.SHOW: reads.show, Action.LIST: reads.list, Action.DOWNLOAD: reads.download,
         Action.ATTEMPTS: history,
-        Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}, heartbeat.start)
-
-
-def _refuse_defaults(global_conf: dict[str, str], where: str) -> None:
-    # PasteDeploy hands on no key of a section that stands in [DEFAULT] too (paste/deploy/loadwsgi.py).
-    for name in sorted(global_conf.keys() & {option.name for option in OPTIONS} | global_conf.keys() & {FILE_OPTION}):
-        raise ConfigurationError(f'imgguard: the option {name} stands in [DEFAULT] of the paste file, which takes it '
-                                 f'away from filters; move it to {where}')
+        Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
+    return ImageGuard(glance, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},
+                      heartbeat.start)
 
 
 def _prepare(store: Store, connection: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from imgguard import text
+from imgguard.about import About
 from imgguard.errors import ImgguardError
 
 LOG: Final = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ def delete_located(image_id: str, url: str, store: str | None, context: Any) -> 
     import glance_store
     from oslo_config import cfg
     if not _written_for(image_id, url):
-        LOG.info('Image %s: the data at one of its locations is not its own and stays', image_id)
+        About(LOG, image_id).info('the data at one of its locations is not its own and stays')
         return
     try:
         if cfg.CONF.enabled_backends:
@@ -216,9 +217,9 @@ def delete_located(image_id: str, url: str, store: str | None, context: Any) -> 
         return
     # The drivers do not say what they raise (glance/async_/flows/api_image_import.py says so too).
     except Exception as error:
-        LOG.exception('Image %s: its data in store %s could not be deleted', image_id, store)
+        About(LOG, image_id).exception('its data in store %s could not be deleted', store)
         raise _undeletable(store, error) from error
-    LOG.info('Image %s: deleted its rejected data from store %s', image_id, store)
+    About(LOG, image_id).info('deleted its rejected data from store %s', store)
 
 
 def _written_for(image_id: str, url: str) -> bool:

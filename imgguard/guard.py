@@ -7,12 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from imgguard.attempts import Busy, Claim, Failure, ImageRecord, Kind, NewAttempt, State
+from imgguard.about import About, claimed
+from imgguard.attempts import Busy, Claim, Failure, ImageRecord, Kind, NewAttempt, Running, State
 from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller, Image
 from imgguard.leases import Heartbeat
 from imgguard.settings import Settings
 from imgguard.store import Store
+from imgguard.text import one_line
 from imgguard.workers import HOST
 
 LOG: Final = logging.getLogger(__name__)
@@ -75,8 +77,7 @@ class Guard:
         :returns: whether that counts: the attempt still held the image, or nothing came after it
         :raises StoreUnavailable: when that could not be stored now; it is stored when the store is back
         """
-        LOG.warning('image %s: attempt %d failed after %d bytes: %s (%s)', image.image_id, claim.number, received,
-                    failure.code, failure.text)
+        claimed(LOG, claim).warning('failed after %d bytes: %s (%s)', received, failure.code, failure.text)
         return self._end(claim, lambda: self._store.finish(
             claim, State.FAILED, failure, shown=shown, http_status=http_status, bytes_received=received,
             remains=remains))
@@ -95,7 +96,7 @@ class Guard:
         :returns: the number it has in the history; :class:`Busy` while an attempt is alive
         :raises StoreUnavailable: when that could not be stored
         """
-        LOG.warning('image %s: %s (%s)', image.image_id, failure.code, failure.text)
+        About(LOG, image.image_id, request_id=by.request_id).warning('%s (%s)', failure.code, failure.text)
         new = NewAttempt(Kind.DECLARE, guarded, by.request_id, by.user_id, by.project_id, HOST,
                          self._heartbeat.worker, None)
         return self._store.declare(image.image_id, image.created_at, image.owner, new, failure)
@@ -106,12 +107,25 @@ class Guard:
         :returns: whether it was in error; :class:`Busy` while an attempt is alive
         :raises StoreUnavailable: when that could not be stored
         """
-        LOG.info('image %s: its error is taken back', image.image_id)
+        About(LOG, image.image_id).info('its error is taken back')
         return self._store.clear_error(image.image_id, image.created_at)
+
+    def lost(self, record: ImageRecord, running: Running) -> bool:
+        """End the running attempt of an image, which is not alive, as lost.
+
+        :returns: whether this call did it, which is true for exactly one of several callers
+        :raises StoreUnavailable: when that could not be stored
+        """
+        attempt = self._store.attempt(record.key, running.number)
+        done = self._store.lose(record.key, running.number)
+        if done:
+            About(LOG, record.image_id, running.number, attempt.request_id if attempt else None).warning(
+                'is lost: its worker on %s gave no sign of life', one_line(running.host))
+        return done
 
     def _end(self, claim: Claim, end: Callable[[], Result]) -> Result:
         try:
             return end()
         except StoreUnavailable:
-            self._heartbeat.finish_later(f'the end of attempt {claim.number} of the image with key {claim.key}', end)
+            self._heartbeat.finish_later(claim, end)
             raise

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
+from imgguard.about import About
 from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
 from imgguard.fence import NotYet
@@ -62,7 +63,7 @@ class Housekeeping:
                 return count
             except Exception:
                 # Glance's database, its stores and their drivers: whatever it is, it is met again later.
-                LOG.exception('image %s: it cannot be looked after now', record.image_id)
+                About(LOG, record.image_id).exception('it cannot be looked after now')
                 self._postpone(record, AGAIN_SECONDS)
         return count
 
@@ -84,7 +85,7 @@ class Housekeeping:
         except NotYet as error:
             self._postpone(record, error.seconds)
         except CannotRequeue as error:
-            LOG.warning('image %s: what is left of it cannot be cleared away now: %s', record.image_id, error)
+            About(LOG, record.image_id).warning('what is left of it cannot be cleared away now: %s', error)
             self._postpone(record, AGAIN_SECONDS)
 
     def _postpone(self, record: ImageRecord, seconds: float) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from imgguard import asking, codes, glance_log, names, outcome, text
+from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, Failure, Kind
 from imgguard.errors import StoreUnavailable
@@ -103,7 +104,7 @@ class Imports:
                 answer.status, said, str(logged), fetches=True, understood=understood))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
-            LOG.exception('image %s: attempt %d could not be followed', admitted.image.image_id, claim.number)
+            claimed(LOG, claim).exception('could not be followed')
             kept = names.KEPT_UNAVAILABLE
         if admitted.guarded and kept is not None:
             answer.headers.append((names.KEPT_HEADER, kept))
@@ -124,7 +125,7 @@ class Imports:
             return self._store.attempt(claim.key, claim.number) is None
         except StoreUnavailable as error:
             # If it is, nothing of what is done here counts.
-            LOG.error('it is not known whether an import was taken over: %s', error)
+            claimed(LOG, claim).error('it is not known whether it was taken over: %s', error)
             return False
 
     def _found(self, image: Image, status: int) -> str | None:
@@ -142,12 +143,12 @@ class Imports:
             started.task_id = task_id or self._tasks.find(admitted.image.image_id, request_ids)
             if started.task_id is None and kind is Kind.COPY:
                 # glance/api/v2/images.py, import_image: all stores have it already.
-                return self._stored(lambda: self._guard.succeeded(claim, 202, 0), names.KEPT_GUARDED)
+                return self._stored(claim, lambda: self._guard.succeeded(claim, 202, 0), names.KEPT_GUARDED)
             if started.task_id is not None:
                 self._store.set_task(claim, started.task_id)
         except Exception:
             # The watch asks again, and so does whoever settles the attempt after this process.
-            LOG.exception('image %s: the task of attempt %d is not noted', admitted.image.image_id, claim.number)
+            claimed(LOG, claim).exception('its task is not noted')
         self._watch.add(started)
         return names.KEPT_GUARDED
 
@@ -165,19 +166,18 @@ class Imports:
             if said.status == 409 and kept == names.KEPT_ERROR:
                 self._after_failure(admitted.image.image_id, admitted.image.created_at)
             return kept
-        return self._stored(lambda: self._guard.withdraw(claim), names.KEPT_ERROR if claim.error else None)
+        return self._stored(claim, lambda: self._guard.withdraw(claim), names.KEPT_ERROR if claim.error else None)
 
     def _fail(self, admitted: Admitted, claim: Claim, kind: Kind, failure: Failure, status: int | None) -> str | None:
         shown = admitted.guarded and kind is not Kind.COPY
-        return self._stored(lambda: self._guard.failed(admitted.image, claim, failure, status, 0, shown),
+        return self._stored(claim, lambda: self._guard.failed(admitted.image, claim, failure, status, 0, shown),
                             names.KEPT_ERROR if shown else None)
 
-    def _stored(self, change: Callable[[], object], kept: str | None) -> str | None:
+    def _stored(self, claim: Claim, change: Callable[[], object], kept: str | None) -> str | None:
         try:
             change()
         except StoreUnavailable as error:
-            LOG.error('the end of an import could not be stored: %s', error)
-            self._heartbeat.finish_later('the end of an import', change)
+            claimed(LOG, claim).error('its end could not be stored: %s', error)
             return names.KEPT_UNAVAILABLE
         return kept
 

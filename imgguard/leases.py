@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from imgguard import servers
+from imgguard.about import claimed
 from imgguard.attempts import Claim
 from imgguard.errors import StoreUnavailable
 from imgguard.store import Store
@@ -37,12 +38,9 @@ _PROGRESS_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
-    """An end that waits for the store.
+    """An end of an attempt that waits for the store."""
 
-    :param what: names it in the log
-    """
-
-    what: str
+    claim: Claim
     end: Callable[[], object]
 
 
@@ -174,18 +172,23 @@ class Heartbeat:
         except StoreUnavailable:
             return True
 
-    def finish_later(self, what: str, end: Callable[[], object]) -> None:
+    def finish_later(self, claim: Claim, end: Callable[[], object]) -> None:
         """Store the end of an attempt as soon as the store is back; it could not be stored now.
 
-        :param what: names the end in the log
+        An end of the same attempt that waits already is replaced.
+
         :param end: stores it; raises StoreUnavailable while that cannot be done, and does no harm when it is
             repeated after it was stored
         """
         mine = self._mine()
         with mine.lock:
+            same = [pending for pending in mine.pending if pending.claim == claim]
+            for pending in same:
+                mine.pending.remove(pending)
             if len(mine.pending) >= MOST_PENDING:
-                LOG.error('%s is never stored: too much waits for the store', mine.pending.popleft().what)
-            mine.pending.append(_Pending(what, end))
+                oldest = mine.pending.popleft()
+                claimed(LOG, oldest.claim).error('its end is never stored: too much waits for the store')
+            mine.pending.append(_Pending(claim, end))
         mine.wake.set()
 
     def beat(self) -> None:
@@ -244,7 +247,7 @@ def _store_pending(mine: _Process) -> None:
     for pending in waiting:
         try:
             pending.end()
-            LOG.info('%s is stored now', pending.what)
+            claimed(LOG, pending.claim).info('its end is stored now')
         except StoreUnavailable:
             with mine.lock:
                 # Behind the others, for it may be the one that can never be stored.
@@ -253,7 +256,7 @@ def _store_pending(mine: _Process) -> None:
                     mine.pending.append(pending)
             raise
         except Exception:
-            LOG.exception('%s cannot be stored', pending.what)
+            claimed(LOG, pending.claim).exception('its end cannot be stored')
         with mine.lock:
             if pending in mine.pending:
                 mine.pending.remove(pending)

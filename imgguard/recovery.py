@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from imgguard import codes, glance_stores, watch
+from imgguard.about import About
 from imgguard.attempts import Failure, ImageRecord, Kind
 from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
@@ -60,7 +61,7 @@ class Recovery:
             if status in DATA:
                 # It died after Glance had taken the data.
                 return self._store.arrive(record.key, running.number, None)
-            return self._store.lose(record.key, running.number)
+            return self._guard.lost(record, running)
         error = record.error
         if error is not None and not error.ended and error.number == record.last_number and status in DATA:
             # It was given up as lost, and had brought the data all the same.
@@ -116,10 +117,10 @@ class Recovery:
         try:
             self.clear(record)
         except (NotYet, CannotRequeue, StoreUnavailable) as error:
-            LOG.info('image %s: what is left of it is not cleared away now: %s', record.image_id, error)
+            About(LOG, record.image_id).info('what is left of it is not cleared away now: %s', error)
         except Exception:
             # Glance's stores and their drivers: whatever it is, the next look or retry meets it again.
-            LOG.exception('image %s: what is left of it could not be cleared away', record.image_id)
+            About(LOG, record.image_id).exception('what is left of it could not be cleared away')
 
     @staticmethod
     def keeps_staged(record: ImageRecord, status: str | None) -> bool:
@@ -140,14 +141,14 @@ class Recovery:
             glance_stores.make_room_for_stage(image_id, is_queued)
         except Exception:
             # Whatever it is, the stage meets it again and is answered by Glance.
-            LOG.exception('image %s: staging could not be looked through', image_id)
+            About(LOG, image_id).exception('staging could not be looked through')
 
     def after_failure(self, image_id: str, created_at: str) -> None:
         """Clear away what an attempt of this process has just left."""
         try:
             record = self._store.records([image_id]).get((image_id, created_at))
         except StoreUnavailable as error:
-            LOG.error('image %s: what is left of it is not cleared away now: %s', image_id, error)
+            About(LOG, image_id).error('what is left of it is not cleared away now: %s', error)
             return
         if record is not None:
             self.try_to_clear(record, None)

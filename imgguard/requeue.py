@@ -24,6 +24,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from imgguard import dead_states, glance_stores, names
+from imgguard.about import About
 from imgguard.errors import ImgguardError
 from imgguard.glance_stores import Undeletable
 from imgguard.tasks import DATA
@@ -137,7 +138,7 @@ class _Steps:
             task.fail('The worker of this import is gone; what it left was cleared away')
             tasks.save(task)
         except (exception.NotFound, exception.InvalidTaskStatusTransition):
-            LOG.debug('Image %s: its import task %s had ended', self._id, task_id)
+            About(LOG, self._id).debug('its import task %s had ended', task_id)
 
     def _unlocked(self) -> Any:
         """The image as it is now that no import goes on.
@@ -223,7 +224,7 @@ class _Clearing(_Steps):
         self._delete_properties(image, dead_states.LEFT_OVER)
         self._ask()
         self._change(self._held, 'queued', dict.fromkeys(dead_states.OF_DATA))
-        LOG.info('Image %s was put back from %s to queued', self._id, self._found)
+        About(LOG, self._id).info('it was put back from %s to queued', self._found)
 
     def _held_image(self) -> Any:
         """The image as it is now that nobody else writes to it."""

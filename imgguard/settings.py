@@ -75,7 +75,7 @@ def resolve(section: Mapping[str, str], where: str) -> Settings:
         cannot be read
     """
     own = {name: value for name, value in section.items() if name != FILE_OPTION}
-    _refuse_unknown(own, (*_BY_NAME, FILE_OPTION), where)
+    refuse_unknown(own, (*_BY_NAME, FILE_OPTION), where)
     found = {opt.name: _Found(opt.default, 'the defaults') for opt in OPTIONS}
     notifications = None
     if FILE_OPTION in section:
@@ -95,6 +95,30 @@ def configuration(path: str) -> cfg.ConfigOpts:
     return conf
 
 
+def refuse_unknown(names: Iterable[str], known: Collection[str], where: str) -> None:
+    """Refuse an option that is none of the known ones, and name the nearest.
+
+    :raises ConfigurationError: there is one
+    """
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name.lower().replace('-', '_'), known, n=1)
+            advice = f'did you mean {close[0]!r}?' if close else f'known are: {", ".join(known)}'
+            raise _problem(f'unknown option {name!r} in {where}; {advice}')
+
+
+def refuse_defaults(global_conf: Mapping[str, str], where: str, names: Collection[str]) -> None:
+    """Refuse an option in ``[DEFAULT]`` of the paste file.
+
+    PasteDeploy hands on no key of a section that stands in ``[DEFAULT]`` too (``paste/deploy/loadwsgi.py``).
+
+    :raises ConfigurationError: one of these names stands there
+    """
+    for name in sorted(global_conf.keys() & set(names)):
+        raise _problem(f'the option {name} stands in [DEFAULT] of the paste file, which takes it away from filters and '
+                       f'applications; move it to {where}')
+
+
 def mask_password(url: str) -> str:
     """Return an SQLAlchemy URL with everything that looks like a password replaced by ``***``."""
     return _SECRET_PARAMETER.sub(r'\1***', _CREDENTIALS.sub(r'\1:***@', url))
@@ -110,7 +134,7 @@ def _of_group(groups: Groups, path: str, named_in: str) -> dict[str, _Found]:
     if raw is None:
         misspelt = ''.join(f'; is [{name}] misspelt?' for name in get_close_matches(GROUP.name, groups, n=1))
         raise _problem(f'option {FILE_OPTION!r} in {named_in}: {path} has no group [{GROUP.name}]{misspelt}')
-    _refuse_unknown(raw, _BY_NAME, where)
+    refuse_unknown(raw, _BY_NAME, where)
     conf = configuration(path)
     conf.register_opts(OPTIONS, group=GROUP)
     found = {}
@@ -165,14 +189,6 @@ def _convert(name: str, value: str, where: str) -> Any:
         return _BY_NAME[name].type(value)
     except ValueError:
         _refuse_value(name, value, where)
-
-
-def _refuse_unknown(names: Iterable[str], known: Collection[str], where: str) -> None:
-    for name in names:
-        if name not in known:
-            close = get_close_matches(name.lower().replace('-', '_'), known, n=1)
-            advice = f'did you mean {close[0]!r}?' if close else f'known are: {", ".join(known)}'
-            raise _problem(f'unknown option {name!r} in {where}; {advice}')
 
 
 def _refuse_misshapen(name: str, value: str, where: str) -> None:

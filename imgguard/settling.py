@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import Final, Self
 
 from imgguard import codes, watch
+from imgguard.about import About
 from imgguard.attempts import Failure, ImageRecord, Running, State
 from imgguard.database_requeue import DatabaseRequeue
 from imgguard.errors import GlanceUnavailable
@@ -226,7 +227,7 @@ class WithGlance:
         except CannotRequeue as error:
             if isinstance(error.__cause__, GlanceUnavailable):
                 raise error.__cause__ from error
-            LOG.warning('image %s: %s', record.image_id, error)
+            About(LOG, record.image_id).warning('%s', error)
             return Counts()
 
     def _deleted(self, record: ImageRecord) -> Counts:

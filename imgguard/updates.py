@@ -12,6 +12,7 @@ from typing import Final
 import webob.exc
 
 from imgguard import asking, codes, names
+from imgguard.about import About
 from imgguard.api import v2
 from imgguard.api.updates import Declare, Drop, Malformed, Reset, Update, parse
 from imgguard.attempts import Busy, Failure, ImageRecord
@@ -84,7 +85,7 @@ class Updates:
         try:
             return self._obey(environ, update, image, by)
         except StoreUnavailable as error:
-            LOG.error('image %s: an update cannot be obeyed: %s', image.image_id, error)
+            About(LOG, image.image_id).error('an update cannot be obeyed: %s', error)
             if isinstance(update.word, Drop) or update.word == Reset(by_status=False):
                 # As without the guard: Glance takes none of its reserved names.
                 return Captured(self._application, environ)
@@ -142,13 +143,13 @@ class Updates:
         # An empty update is answered 200 to whoever may see the image.
         image = granted(self._images.for_update, by, image_id)
         if image is None:
-            LOG.info('image %s: its deadline is not moved for one who may not modify it', image_id)
+            About(LOG, image_id).info('its deadline is not moved for one who may not modify it')
             return
         try:
             if image.status in v2.WAITING_STATUSES:
                 self._store.remember(image.image_id, image.created_at, image.owner, None, give_up_after)
         except StoreUnavailable as error:
-            LOG.error('image %s: its deadline could not be moved: %s', image_id, error)
+            About(LOG, image_id).error('its deadline could not be moved: %s', error)
 
 
 def _refuse_unless_it_waits(image: Image, record: ImageRecord | None) -> None:

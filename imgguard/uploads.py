@@ -12,6 +12,7 @@ from typing import Final
 import webob.exc
 
 from imgguard import codes, glance_log, names, outcome, servers, text
+from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, ErrorState, Failure, Kind
 from imgguard.body import BodyReader, Framing, Refused, TakenAway, announced_size, framing
@@ -137,8 +138,7 @@ class _Upload:
             kept = self._settle(_answer(status, said, str(logged), reader))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
-            LOG.exception('image %s: the end of attempt %d could not be settled', self._image.image_id,
-                          self._claim.number)
+            claimed(LOG, self._claim).exception('its end could not be settled')
             kept = names.KEPT_UNAVAILABLE
         if refusal is not None and answer.status != status:
             return _refusal(refusal, kept)(environ, start_response)
@@ -171,8 +171,7 @@ class _Upload:
         try:
             change()
         except StoreUnavailable as error:
-            LOG.error('image %s: the end of attempt %d could not be stored: %s', self._image.image_id,
-                      self._claim.number, error)
+            claimed(LOG, self._claim).error('its end could not be stored: %s', error)
             return names.KEPT_UNAVAILABLE
         return kept
 

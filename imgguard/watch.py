@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from imgguard import glance_log
-from imgguard.attempts import Claim, ImageRecord, Kind, Running
+from imgguard.about import claimed
+from imgguard.attempts import Claim, ImageRecord, Kind
 from imgguard.guard import Guard
 from imgguard.images import Image
 from imgguard.leases import Heartbeat
@@ -123,7 +124,7 @@ class Watch:
         except Exception:
             # Glance's database or the guard's store is away: neither ends the import, so look again.
             if not each.complained:
-                LOG.exception('image %s: the import cannot be followed now', each.image.image_id)
+                claimed(LOG, each.claim).exception('the import cannot be followed now')
             each.complained = True
             return False
 
@@ -171,22 +172,19 @@ def settle(store: Store, guard: Guard, tasks: Tasks, record: ImageRecord) -> boo
     running = record.running
     if running is None or running.kind not in IMPORTS or running.alive:
         return False
-    task_id = running.task_id or _begun(store, tasks, record, running)
+    attempt = store.attempt(record.key, running.number)
+    request_id = None if attempt is None else attempt.request_id
+    # Its process may have died between Glance's answer and the moment the task was noted.
+    task_id = running.task_id or (tasks.find(record.image_id, [request_id]) if request_id else None)
     seen = tasks.look(record.image_id, record.created_at, task_id)
     result = judge(running.kind, seen, () if task_id is None else glance_log.causes(task_id), 0, _NO_TIME)
     if result is None and seen.status in DATA and running.kind is not Kind.COPY:
         # It died after the data was there, before the task was ended.
         result = SUCCEEDED
     if result is None:
-        return store.lose(record.key, running.number)
+        return guard.lost(record, running)
     if result.verdict is Verdict.SUCCEEDED:
         return store.arrive(record.key, running.number, result.failure.text if result.failure else None)
     image = Image(record.image_id, record.created_at, seen.status or 'deleted', record.owner, None)
-    claim = Claim(record.key, running.number, record.error)
+    claim = Claim(record.key, running.number, record.error, record.image_id, running.kind, request_id)
     return end(guard, Import(running.kind, image, claim, running.guarded, task_id, ()), result, seen)
-
-
-def _begun(store: Store, tasks: Tasks, record: ImageRecord, running: Running) -> str | None:
-    # Its process died between Glance's answer and the moment the task was noted.
-    attempt = store.attempt(record.key, running.number)
-    return None if attempt is None else tasks.find(record.image_id, [attempt.request_id])

@@ -86,6 +86,10 @@ def _begun(store: Store, image_id: str = 'image') -> Claim:
     return claim
 
 
+def _claim(number: int) -> Claim:
+    return Claim(1, number, None, 'image', Kind.UPLOAD, 'req-1')
+
+
 def _failure_of(store: Store, claim: Claim) -> Callable[[], bool]:
     return lambda: store.finish(claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
 
@@ -136,7 +140,7 @@ def test_an_end_that_could_not_be_stored_waits_for_the_store(store: Switch, hear
     store.down = True
     with pytest.raises(StoreUnavailable):
         end()
-    heartbeat.finish_later('the end', end)
+    heartbeat.finish_later(claim, end)
     with pytest.raises(StoreUnavailable):
         heartbeat.beat()
     store.down = False
@@ -179,14 +183,15 @@ def test_an_end_that_can_never_be_stored_stops_no_other(heartbeat: Heartbeat,
     def wrong() -> None:
         raise RuntimeError('a mistake of ours')
 
-    heartbeat.finish_later('the stuck end', unavailable)
-    heartbeat.finish_later('the wrong end', wrong)
-    heartbeat.finish_later('the good end', lambda: stored.append('good'))
+    heartbeat.finish_later(_claim(1), unavailable)
+    heartbeat.finish_later(_claim(2), wrong)
+    heartbeat.finish_later(_claim(3), lambda: stored.append('good'))
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match='does not fit'):
             heartbeat.beat()
     assert stored == ['good']
-    assert [record.message for record in caplog.records if record.exc_info] == ['the wrong end cannot be stored']
+    assert [record.message for record in caplog.records if record.exc_info] == [
+        'image image: attempt 2: its end cannot be stored']
 
 
 def test_what_waits_is_bounded(store: Switch, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch,
@@ -194,10 +199,19 @@ def test_what_waits_is_bounded(store: Switch, heartbeat: Heartbeat, monkeypatch:
     monkeypatch.setattr(leases, 'MOST_PENDING', 2)
     stored: list[int] = []
     for number in range(3):
-        heartbeat.finish_later(f'end {number}', lambda number=number: stored.append(number))  # type: ignore[misc]
-    assert 'end 0 is never stored: too much waits for the store' in caplog.text
+        heartbeat.finish_later(_claim(number), lambda number=number: stored.append(number))  # type: ignore[misc]
+    assert 'image image: attempt 0: its end is never stored: too much waits for the store' in caplog.text
     heartbeat.beat()
     assert stored == [1, 2]
+
+
+def test_an_end_that_is_tried_again_and_again_waits_once(store: Switch, heartbeat: Heartbeat) -> None:
+    """Whoever watches an import does so at each look, and must not crowd out the ends of others."""
+    stored: list[int] = []
+    for number in range(3):
+        heartbeat.finish_later(_claim(1), lambda number=number: stored.append(number))  # type: ignore[misc]
+    heartbeat.beat()
+    assert stored == [2]
 
 
 def test_trouble_is_told_when_it_begins_and_when_it_is_over(store: Switch, heartbeat: Heartbeat,
@@ -235,7 +249,7 @@ def test_what_waits_is_stored_soon_by_the_thread(store: Switch, directory: Path)
     heartbeat.start()
     _until(lambda: store.renewals)
     claim = _begun(store)
-    heartbeat.finish_later('the end', _failure_of(store, claim))
+    heartbeat.finish_later(claim, _failure_of(store, claim))
     _until(lambda: store.records(['image'])['image', CREATED].error)
 
 
@@ -249,7 +263,7 @@ def test_after_an_outage_the_thread_is_back_soon(store: Switch, directory: Path,
     _until(lambda: store.renewals > 3)
     store.down = False
     claim = _begun(store)
-    heartbeat.finish_later('the end', _failure_of(store, claim))
+    heartbeat.finish_later(claim, _failure_of(store, claim))
     _until(lambda: store.records(['image'])['image', CREATED].error)
 
 

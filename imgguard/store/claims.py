@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, delete, select
 
-from imgguard.attempts import Busy, Claim, Failure, ImageRecord, NewAttempt, State
+from imgguard.attempts import Busy, Claim, End, Failure, ImageRecord, NewAttempt, State
 from imgguard.store.clock import Clock
-from imgguard.store.engine import Database
+from imgguard.store.engine import Database, note
 from imgguard.store.held import Held, Rows, attempt_row
 from imgguard.store.models import attempts, fit, images, workers
 from imgguard.store.outbox import Outbox
@@ -55,6 +55,7 @@ class Claims:
         message = fit(attempts.c.message, failure.text) if failure else None
         end = {**of, 'state': state.value, 'code': code, 'message': message, 'http_status': http_status,
                'bytes_received': bytes_received}
+        told = End(claim.kind, state, code, bytes_received)
         verdict: dict[str, object] = {}
         free = self._sql.free()
         if state is State.SUCCEEDED:
@@ -68,6 +69,7 @@ class Claims:
                 connection.execute(self._sql.end(), end)
                 if remains and state is not State.SUCCEEDED:
                     connection.execute(self._sql.remain(), {'of_key': claim.key})
+                note(connection, told)
                 return True
             if not self._is_newest(connection, claim) or connection.execute(self._sql.end_late(), end).rowcount != 1:
                 return False
@@ -78,6 +80,7 @@ class Claims:
                     'remains_at': None, 'cleared_number': claim.number})
             elif verdict:
                 connection.execute(self._sql.replace(), {**of, **verdict})
+            note(connection, told)
             return True
 
         return self._changed(claim, change)
@@ -166,7 +169,7 @@ class Claims:
             'attempts': known.attempts + (not replaces),
             'owner': known.owner if owner is None else fit(images.c.owner, owner)})
         _prune(connection, known, number)
-        return Claim(known.key, number, known.error)
+        return Claim(known.key, number, known.error, known.image_id, new.kind, new.request_id)
 
 
 def _prune(connection: Connection, known: ImageRecord, number: int) -> None:

@@ -7,18 +7,24 @@ itself. That also gives SQLite what pysqlite hides: a transaction that takes the
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from imgguard.attempts import End
+from imgguard.counts import Counts
+from imgguard.errors import StoreUnavailable
 from imgguard.store.address import parsed, place
 from imgguard.store.failures import OURS, Whose, described, may_repeat, translated
 from imgguard.store.files import make_private, use_write_ahead_log
 
 Result = TypeVar('Result')
+
+_ENDS: Final = 'imgguard_ends'
 
 BUSY_SECONDS: Final = 30
 LOCK_SECONDS: Final = 10
@@ -48,6 +54,7 @@ class Database:
     """The guard's database, shared by all threads of a process and safe over fork.
 
     :param url: the option ``connection``
+    :param observer: is told what was committed, and when the database could not be used
     :raises ConfigurationError: see :func:`imgguard.store.address.parsed`
     """
 
@@ -55,8 +62,9 @@ class Database:
     option: ClassVar[str] = 'connection'
     whose: ClassVar[Whose] = OURS
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, observer: Counts | None = None) -> None:
         self.url: Final = parsed(url, self.option)
+        self._observer: Final = observer or Counts()
         self.place: Final = place(self.url)
         self.backend: Final = self.url.get_backend_name()
         self._engines: dict[int, Engine] = {}
@@ -82,7 +90,7 @@ class Database:
 
         :raises StoreUnavailable: the database could not be read
         """
-        with translated(self.place, self.whose):
+        with self._told(), translated(self.place, self.whose):
             try:
                 return self._asked(ask)
             except DBAPIError as error:
@@ -96,7 +104,7 @@ class Database:
         :param change: may be called several times, each in a transaction of its own
         :raises StoreUnavailable: the database could not be written
         """
-        with translated(self.place, self.whose):
+        with self._told(), translated(self.place, self.whose):
             for pause in _PAUSES:
                 try:
                     return self._committed(change)
@@ -118,10 +126,13 @@ class Database:
 
     def _committed(self, change: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
+            # It belongs to the connection of the driver, and may hold what a transaction that failed has left.
+            connection.info[_ENDS] = []
             connection.exec_driver_sql(_BEGIN[self.backend])
             try:
                 result = change(connection)
                 self._commit(connection)
+                ends: list[End] = connection.info[_ENDS]
             except DBAPIError:
                 _roll_back(connection)
                 raise
@@ -129,7 +140,17 @@ class Database:
                 # Where a thread was stopped inside the driver nobody knows what the server still sends.
                 connection.invalidate()
                 raise
-            return result
+        for end in ends:
+            self._observer.ended(end)
+        return result
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreUnavailable:
+            self._observer.store_failed()
+            raise
 
     def _commit(self, connection: Connection) -> None:
         try:
@@ -163,6 +184,11 @@ class Database:
                 cursor.execute(statement)
         finally:
             cursor.close()
+
+
+def note(connection: Connection, end: End) -> None:
+    """Have it told to the observer that an attempt has ended, once the transaction is committed."""
+    connection.info[_ENDS].append(end)
 
 
 def _roll_back(connection: Connection) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, select
 
 from imgguard import codes
-from imgguard.attempts import Failure, ImageRecord, Kind, NewAttempt, Running, State
+from imgguard.attempts import End, Failure, ImageRecord, Kind, NewAttempt, Running, State
 from imgguard.store.clock import Clock
+from imgguard.store.engine import note
 from imgguard.store.models import attempts, fit, images
 from imgguard.store.outbox import Outbox
 from imgguard.store.rows import FACTS, make_or_update, record
@@ -104,6 +105,7 @@ class Rows:
         of = {'of_key': key, 'of_number': running.number}
         connection.execute(self._sql.end_silent(), {
             **of, 'state': State.LOST.value, 'code': codes.WORKER_LOST, 'message': text})
+        note(connection, End(running.kind, State.LOST, codes.WORKER_LOST, 0))
         # A copy failed, not the image, which has its data.
         if running.guarded and running.kind is not Kind.COPY:
             connection.execute(self._sql.show_lost(), {
@@ -117,6 +119,7 @@ class Rows:
         """End the running attempt as succeeded although it said nothing; its verdict and deadline are cleared."""
         of = {'of_key': key, 'of_number': running.number}
         connection.execute(self._sql.end_silent(), {**of, **_arrived(remark)})
+        note(connection, End(running.kind, State.SUCCEEDED, None, 0))
         connection.execute(self._sql.free(), of)
         connection.execute(self._sql.change(), {'of_key': key, **NO_ERROR, 'give_up_at': None})
         if running.guarded:
@@ -128,6 +131,9 @@ class Rows:
         if connection.execute(self._sql.end_lost(), {**of, **_arrived(remark)}).rowcount != 1:
             return False
         connection.execute(self._sql.change(), {'of_key': key, **NO_ERROR, 'give_up_at': None})
+        kind = connection.execute(select(attempts.c.kind).where(
+            attempts.c.image_key == key, attempts.c.number == number)).scalar_one()
+        note(connection, End(Kind(kind), State.SUCCEEDED, None, 0))
         return True
 
     def declare(self, connection: Connection, known: ImageRecord, new: NewAttempt, failure: Failure) -> int:
@@ -139,6 +145,7 @@ class Rows:
         connection.execute(self._sql.end(), {
             'of_key': key, 'of_number': number, 'state': State.FAILED.value, 'code': failure.code,
             'message': fit(attempts.c.message, failure.text)})
+        note(connection, End(new.kind, State.FAILED, failure.code, 0))
         connection.execute(self._sql.declare(), {
             'of_key': key, 'last_number': number, 'error_number': number, 'error_code': failure.code,
             'error_text': fit(images.c.error_text, failure.text),

@@ -38,6 +38,10 @@ class Lookups:
         self._remaining: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.remains_at <= clock.fixed_now(), images.c.running_number.is_(None),
             images.c.deleted_at.is_(None)).order_by(images.c.remains_at))
+        among_errors = select(images.c.key).where(
+            images.c.error_at.is_not(None), images.c.running_number.is_(None), images.c.deleted_at.is_(None)
+        ).order_by(images.c.error_at.desc()).limit(bindparam('of_limit')).subquery()
+        self._in_error: Final = select(func.count()).select_from(among_errors)
         self._newest: Final = clock.prepared(lambda: select(
             *ATTEMPT_COLUMNS, clock.now() - attempts.c.updated_at).where(
             attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc()))
@@ -79,6 +83,11 @@ class Lookups:
                 return distinct
             # An id that was used again may have two verdicts; DISTINCT would not go by the index.
             wanted *= 2
+
+    def in_error(self, limit: int) -> int:
+        """How many images are in error; of more than the limit only so many are counted."""
+        return int(self._database.read(lambda connection: connection.execute(
+            self._in_error, {'of_limit': limit}).scalar_one()))
 
     def due(self, limit: int) -> list[str]:
         """Ids of images that a verdict is due on: the longest overdue first, then the longest silent."""

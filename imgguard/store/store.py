@@ -6,6 +6,7 @@ from typing import Final
 from sqlalchemy import ColumnElement
 
 from imgguard.attempts import Busy, Claim, Failure, ImageRecord, NewAttempt, State
+from imgguard.counts import Counts
 from imgguard.store import schema
 from imgguard.store.claims import Claims
 from imgguard.store.clearing import Clearing
@@ -23,23 +24,24 @@ from imgguard.store.verdicts import Verdicts
 class Store:
     """What is known of images and attempts, in SQLite, PostgreSQL or MariaDB.
 
-    Making one does not connect. It may be used by many threads, and goes on working in a process
-    that was forked from the one that made it. Every method but the constructor raises
-    :class:`imgguard.errors.StoreUnavailable` when the database cannot be read or written; a method that
-    writes has then done nothing, unless the connection broke just while it committed.
+    Making one does not connect. It may be used by many threads, and goes on working in a process that was forked from
+    the one that made it. Every method but the constructor raises :class:`imgguard.errors.StoreUnavailable` when the
+    database cannot be used; one that writes has then done nothing, unless the connection broke while it committed.
 
     :param url: the option ``connection``
     :param lease_seconds: how long an attempt may be silent before it is no longer alive
     :param skew_seconds: what is added to the lease, for workers that renew late
     :param clock: gives the SQL expression of the present time; ``None`` for the database's own
     :param with_events: whether what happens to images is put into the outbox, to be published
+    :param observer: is told what this object has committed, and its errors
     :raises imgguard.errors.ConfigurationError: the URL cannot be used; the text names the option and the remedy
     """
 
     def __init__(self, url: str, lease_seconds: float, skew_seconds: float = 5.0,
-                 clock: Callable[[], ColumnElement[float]] | None = None, with_events: bool = False) -> None:
+                 clock: Callable[[], ColumnElement[float]] | None = None, with_events: bool = False,
+                 observer: Counts | None = None) -> None:
         time = Clock(clock, lease_seconds, skew_seconds)
-        self._database: Final = Database(url)
+        self._database: Final = Database(url, observer)
         self._clock: Final = time
         #: The events that wait to be published.
         self.outbox: Final = Outbox(self._database, time, with_events)
@@ -258,15 +260,16 @@ class Store:
         """
         return self._lookups.candidates(limit, code)
 
+    def in_error(self, limit: int) -> int:
+        """How many images are in error while no attempt runs, counted up to the limit."""
+        return self._lookups.in_error(limit)
+
     def due(self, limit: int) -> list[str]:
         """Ids of images, not deleted, whose deadline passed without verdict or whose attempt runs and is not alive."""
         return self._lookups.due(limit)
 
     def remaining(self, limit: int) -> list[str]:
-        """Ids of images whose attempts may have left something in Glance, the longest waiting first.
-
-        Not those that an attempt holds, that are deleted, or that were postponed.
-        """
+        """Ids of images whose attempts may have left something, without those held, deleted or postponed."""
         return self._lookups.remaining(limit)
 
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:

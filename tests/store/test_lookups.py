@@ -235,6 +235,7 @@ def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own
                          (lambda: store.find('filler-1'), (by_name, by_key)),
                          (lambda: store.candidates(3), ('imgguard_images_error_at',)),
                          (lambda: store.candidates(3, 'client_disconnected'), ('imgguard_images_error_code_error_at',)),
+                         (lambda: store.in_error(3), ('imgguard_images_error_at',)),
                          (lambda: store.due(3), ('imgguard_images_give_up_at',
                                                  'imgguard_images_running_at', 'imgguard_workers_seen_at')),
                          (lambda: store.remaining(3), ('imgguard_images_remains_at',)),

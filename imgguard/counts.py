@@ -1,0 +1,61 @@
+"""What happens in this process, for whoever counts it: nobody, unless the paste file has the metrics application.
+
+Filters and the metrics application are sections of one paste file that know nothing of each other, and any of them may
+be loaded first. They meet by the store that all of them name.
+"""
+
+import weakref
+from typing import Final, Protocol
+
+from imgguard.attempts import End
+from imgguard.operations import Action
+
+
+class Recorder(Protocol):
+    """Writes down what happened; its methods must not raise."""
+
+    def ended(self, end: End) -> None:
+        """An attempt has ended, or a declaration was made, and that is committed."""
+
+    def store_failed(self) -> None:
+        """The guard's store could not be read or written."""
+
+    def took(self, action: Action, seconds: float) -> None:
+        """The guard itself, without Glance, took so long for a request."""
+
+
+class Counts:
+    """The events around one store in this process; they go nowhere until there is a recorder."""
+
+    def __init__(self) -> None:
+        self._recorder: Recorder | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody counts."""
+        return self._recorder is not None
+
+    def record_with(self, recorder: Recorder) -> None:
+        """Hand everything that happens from now on to this recorder."""
+        self._recorder = recorder
+
+    def ended(self, end: End) -> None:
+        """See :class:`Recorder`, as for all methods below."""
+        if self._recorder is not None:
+            self._recorder.ended(end)
+
+    def store_failed(self) -> None:
+        if self._recorder is not None:
+            self._recorder.store_failed()
+
+    def took(self, action: Action, seconds: float) -> None:
+        if self._recorder is not None:
+            self._recorder.took(action, seconds)
+
+
+_BY_CONNECTION: Final[weakref.WeakValueDictionary[str, Counts]] = weakref.WeakValueDictionary()
+
+
+def of(connection: str) -> Counts:
+    """The one object of this process for all who name this store; it lives as long as one of them holds it."""
+    return _BY_CONNECTION.setdefault(connection, Counts())
