@@ -6,18 +6,15 @@ Each is one transaction.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 
-from imgguard.attempts import Busy, Claim, End, Failure, ImageRecord, NewAttempt, State
+from imgguard.attempts import Busy, Claim, End, Failure, NewAttempt, State
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database, note
-from imgguard.store.held import Held, Rows, attempt_row
+from imgguard.store.held import Held, Rows
 from imgguard.store.models import attempts, fit, images, workers
 from imgguard.store.outbox import Outbox
 from imgguard.store.statements import NO_ERROR, Statements, renewed_attempt, renewed_images
-
-# With the first and the shown one that makes 100, the most that is kept of an image.
-NEWEST_KEPT: Final = 98
 
 Names = set[tuple[int, int]]
 Result = TypeVar('Result')
@@ -162,23 +159,9 @@ class Claims:
             if held.record.running is not None or held.clearing:
                 return Busy(held.record.running)
         known = held.record
-        number = known.last_number + 1
-        connection.execute(self._sql.insert(), attempt_row(known.key, number, new))
+        number = self._rows.enter(connection, known, new)
         connection.execute(self._sql.claim(), {
             'of_key': known.key, 'running_number': number, 'running_guarded': new.guarded, 'last_number': number,
             'attempts': known.attempts + (not replaces),
             'owner': known.owner if owner is None else fit(images.c.owner, owner)})
-        _prune(connection, known, number)
         return Claim(known.key, number, known.error, known.image_id, new.kind, new.request_id)
-
-
-def _prune(connection: Connection, known: ImageRecord, number: int) -> None:
-    """Forget the oldest attempts but the first and the shown one."""
-    oldest_kept = number - NEWEST_KEPT + 1
-    if oldest_kept <= 2:
-        return
-    old = delete(attempts).where(attempts.c.image_key == known.key, attempts.c.number > 1,
-                                 attempts.c.number < oldest_kept)
-    if known.error is not None:
-        old = old.where(attempts.c.number != known.error.number)
-    connection.execute(old)

@@ -22,6 +22,9 @@ from imgguard.store.statements import NO_ERROR, Statements
 Result = TypeVar('Result')
 Unknown = TypeVar('Unknown')
 
+MOST_KEPT: Final = 100
+"""How many attempts are kept of an image, declarations among them."""
+
 _NO_FACTS: Final = (None,) * FACTS
 
 
@@ -136,12 +139,24 @@ class Rows:
         note(connection, End(Kind(kind), State.SUCCEEDED, None, 0))
         return True
 
+    def enter(self, connection: Connection, known: ImageRecord, new: NewAttempt) -> int:
+        """Enter an attempt into the history, from which old ones go, and return its number."""
+        number = known.last_number + 1
+        connection.execute(self._sql.insert(), _attempt_row(known.key, number, new))
+        if number > MOST_KEPT:
+            of = {'of_key': known.key, 'of_above': known.cleared_number}
+            # The fence is theirs, see imgguard/fence.py; the last one to fall silent opens it last.
+            lost = connection.execute(self._sql.newest_lost(), of).scalar()
+            always = {1, known.error.number if known.error is not None else 1, lost or 1}
+            connection.execute(self._sql.forget_old(), {
+                'of_key': known.key, 'of_below': number - MOST_KEPT + len(always) + 1, 'of_always': sorted(always)})
+        return number
+
     def declare(self, connection: Connection, known: ImageRecord, new: NewAttempt, failure: Failure) -> int:
         """Put an image in error that no attempt holds, as an entry of its history, whose number is returned."""
-        key, number = known.key, known.last_number + 1
+        key, number = known.key, self.enter(connection, known, new)
         if known.last_number > known.cleared_number:
             connection.execute(self._sql.remain(), {'of_key': key})
-        connection.execute(self._sql.insert(), attempt_row(key, number, new))
         connection.execute(self._sql.end(), {
             'of_key': key, 'of_number': number, 'state': State.FAILED.value, 'code': failure.code,
             'message': fit(attempts.c.message, failure.text)})
@@ -177,8 +192,7 @@ def _arrived(remark: str | None) -> dict[str, object]:
     return {'state': State.SUCCEEDED.value, 'code': None, 'message': fit(attempts.c.message, remark)}
 
 
-def attempt_row(key: int, number: int, new: NewAttempt) -> dict[str, object]:
-    """The columns of a new attempt."""
+def _attempt_row(key: int, number: int, new: NewAttempt) -> dict[str, object]:
     return {'image_key': key, 'number': number, 'kind': new.kind.value, 'guarded': new.guarded,
             'request_id': fit(attempts.c.request_id, new.request_id), 'user_id': fit(attempts.c.user_id, new.user_id),
             'project_id': fit(attempts.c.project_id, new.project_id), 'host': fit(attempts.c.host, new.host),

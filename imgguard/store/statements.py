@@ -41,7 +41,9 @@ class Statements:
       :meth:`imgguard.store.clock.Clock.proven`
     * ``insert``: a running attempt; ``end``, ``end_silent`` (of_key, of_number): an attempt that still runs, the latter
       without a sign of life; ``end_late``, ``end_lost``: one that was lost, likewise; ``revive``: it runs again;
-      ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost
+      ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost,
+      of which ``newest_lost`` is the last; ``forget_old`` (of_key, of_below, of_always): those with a lower number, but
+      for some
     * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``show``, ``show_lost``,
       ``withdraw`` (of_key, of_number): free it, if that attempt holds it, and leave, clear (with its
       deadline) or set its verdict, or count the attempt no longer; ``reclaim``: for an attempt that runs again;
@@ -91,6 +93,12 @@ class Statements:
             attempts.c.state == State.LOST.value).values(
             state=State.FAILED.value, finished_at=attempts.c.updated_at))
         self.forget = prepared(_forget)
+        self.forget_old = prepared(lambda: delete(attempts).where(
+            attempts.c.image_key == bindparam('of_key'), attempts.c.number < bindparam('of_below'),
+            attempts.c.number.not_in(bindparam('of_always', expanding=True))))
+        self.newest_lost = prepared(lambda: select(func.max(attempts.c.number)).where(
+            attempts.c.image_key == bindparam('of_key'), attempts.c.number > bindparam('of_above'),
+            attempts.c.state == State.LOST.value))
         self.forget_lost = prepared(lambda: _forget().where(attempts.c.state == State.LOST.value))
         self.claim = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')).values(
             running_since=now(), running_at=now(), **_NOT_CLEARING))

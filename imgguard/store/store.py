@@ -86,7 +86,8 @@ class Store:
         Refused only while an attempt is alive, or while somebody has the right to clear the remains of earlier
         ones. One that runs but is not alive is ended as lost first and, if it was guarded, becomes the verdict
         of the image (and ``error`` of the claim). Of several that begin at once exactly one gets the claim.
-        Forgets old attempts: the first, the newest and the shown one are kept, at most 100.
+        Forgets old attempts: the first, the newest, the shown one and the last lost one whose remains were not cleared
+        away are kept, at most 100.
 
         :param instead_of: the number of an attempt that, if it still runs, is forgotten and gives its place to this one
         """
@@ -172,7 +173,7 @@ class Store:
         """Put an image in error without an attempt, known or not; refused while one is alive.
 
         An attempt that runs but is not alive is ended as lost first. It stands in the history as ``new`` says
-        and is not counted among the attempts.
+        and is not counted among the attempts; old ones are forgotten, as by :meth:`begin`.
 
         :return: its number in the history
         """

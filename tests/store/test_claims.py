@@ -294,6 +294,31 @@ def test_at_most_a_hundred_are_kept(store: Store) -> None:
     assert store.records(['image'])['image', CREATED].attempts == 105
 
 
+def test_declarations_are_among_the_hundred(store: Store) -> None:
+    key = failed(store).key
+    for _ in range(105):
+        store.declare('image', CREATED, 'owner', UPLOAD, CUT)
+    numbers = [attempt.number for attempt in store.attempts(key, 1000)]
+    assert (numbers[0], numbers[-1]) == (106, 1) and len(numbers) <= 100
+
+
+def test_a_lost_attempt_is_kept_as_long_as_it_may_wake_up(store: Store, hands: Hands) -> None:
+    """What clears its remains away knows of it by the history alone."""
+    failed(store)
+    lost = begun(store)
+    elapse(store, hands, SILENCE + 1)
+    assert store.lose(lost.key, lost.number)
+    for _ in range(105):
+        store.declare('image', CREATED, 'owner', UPLOAD, CUT)
+    kept = store.attempts(lost.key, 1000)
+    assert [attempt.number for attempt in kept if attempt.state is State.LOST] == [lost.number]
+    assert len(kept) <= 100
+    number = kept[0].number
+    assert store.begin_clearing(lost.key, number, 'worker') and store.end_clearing(lost.key, 'worker', True)
+    store.declare('image', CREATED, 'owner', UPLOAD, CUT)
+    assert State.LOST not in {attempt.state for attempt in store.attempts(lost.key, 1000)}
+
+
 def test_texts_that_do_not_fit_are_made_to(store: Store) -> None:
     """A verdict is never lost because the database cannot hold a text as it came."""
     wild = replace(UPLOAD, request_id='r' * 300, user_id='nul\0', project_id='lone \udcff', host='h' * 999)
