@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, or_, select
 
-from imgguard.attempts import State
+from imgguard.attempts import Kind, State
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images, workers
@@ -37,9 +37,11 @@ class Retention:
     def _found(self, limit: ColumnElement[float], after: int) -> Sequence[Any]:
         of_image = attempts.c.image_key == images.c.key
         gone = and_(images.c.deleted_at < limit, or_(images.c.running_at.is_(None), images.c.running_at < limit))
-        # Once the data was there the image is active for good: a copy of it may fail, and that is no error of it.
+        # Once the data was there the image is active for good: a copy of it may fail, and that is no error of it. An
+        # image whose data is only staged waits.
         active = and_(images.c.error_number.is_(None), images.c.running_number.is_(None),
-                      exists().where(of_image, attempts.c.state == State.SUCCEEDED.value),
+                      exists().where(of_image, attempts.c.state == State.SUCCEEDED.value,
+                                     attempts.c.kind != Kind.STAGE.value),
                       ~exists().where(of_image, attempts.c.updated_at >= limit))
         statement = select(images.c.key, images.c.last_number).where(
             images.c.key > after, or_(gone, active)).order_by(images.c.key).limit(_STEP)

@@ -1,11 +1,13 @@
 """What is forgotten, and what is remembered as long as the image is there."""
 
+from dataclasses import replace
+
 import pytest
 
-from imgguard.attempts import Failure, State
+from imgguard.attempts import Failure, Kind, State
 from imgguard.store import Store, retention
 from imgguard.store.engine import Database
-from tests.store.conftest import CREATED, CUT, Hands, begun, failed
+from tests.store.conftest import CREATED, CUT, UPLOAD, Hands, begun, failed
 
 DAY = 86400.0
 MONTH = 30 * DAY
@@ -54,6 +56,18 @@ def test_what_is_in_error_or_waits_or_runs_is_remembered(store: Store, hands: Ha
     store.clear_error('reset', CREATED)
     hands.seconds += 12 * MONTH
     assert store.purge(MONTH) == 0
+
+
+def test_an_image_whose_data_is_only_staged_waits_for_it(store: Store, hands: Hands) -> None:
+    store.remember('image', CREATED, 'owner', True)
+    claim = begun(store, 'image', replace(UPLOAD, kind=Kind.STAGE))
+    store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=10)
+    hands.seconds += MONTH + 1
+    assert store.purge(MONTH) == 0
+    claim = begun(store, 'image', replace(UPLOAD, kind=Kind.IMPORT))
+    store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=202, bytes_received=10)
+    hands.seconds += MONTH + 1
+    assert store.purge(MONTH) == 1
 
 
 def test_an_active_image_whose_copy_failed_is_forgotten_all_the_same(store: Store, hands: Hands) -> None:
