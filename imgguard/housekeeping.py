@@ -20,7 +20,7 @@ from imgguard.tasks import GONE, Tasks
 LOG: Final = logging.getLogger(__name__)
 
 MOST: Final = 50
-"""How many images are looked at in one go."""
+"""How many images that are due, and how many that have remains, are looked at in one go."""
 
 AGAIN_SECONDS: Final = 600.0
 """When that is tried again which could not be done."""
@@ -43,7 +43,7 @@ class Housekeeping:
         try:
             due = self._store.due(MOST)
             remaining = self._store.remaining(MOST) if self._clears else []
-            records = self._store.records(list(dict.fromkeys([*due, *remaining]))[:MOST])
+            records = self._store.records(list(dict.fromkeys([*due, *remaining])))
         except StoreUnavailable as error:
             # The heartbeat tells it as an error, once.
             LOG.debug('nothing is looked after now: %s', error)

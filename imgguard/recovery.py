@@ -66,7 +66,10 @@ class Recovery:
         if error is not None and not error.ended and error.number == record.last_number and status in DATA:
             # It was given up as lost, and had brought the data all the same.
             return self._store.arrive(record.key, error.number, None)
-        if record.overdue and record.error is None and status == 'queued':
+        if record.overdue and error is None and status in DATA:
+            # It came by a way past the guard, and would be due for ever.
+            return self._store.clear_error(record.image_id, record.created_at) is True
+        if record.overdue and error is None and status == 'queued':
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
             return self._store.give_up(record.key, never)
         return False

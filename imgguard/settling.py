@@ -156,8 +156,7 @@ class WithGlance:
         for record in due:
             status = statuses.get(_name(record))
             if status in DATA:
-                # It came by a way past the guard.
-                self._store.clear_error(record.image_id, record.created_at)
+                self._recovery.settle(record, status)
             elif status in GONE and status is not None:
                 counts += self._deleted(record)
             elif status in ('queued', None):

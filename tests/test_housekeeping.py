@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from imgguard.attempts import Claim, Kind, NewAttempt, State
+import imgguard.housekeeping
+from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.housekeeping import AGAIN_SECONDS, Housekeeping
@@ -28,6 +29,7 @@ LOCK = 'os_glance_import_task'
 UPLOAD = NewAttempt(Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'another-host', 'another-host:1:abcd', None)
 IMPORT = replace(UPLOAD, kind=Kind.IMPORT)
 COPY = replace(UPLOAD, kind=Kind.COPY)
+CUT = Failure('client_disconnected', 'The connection was lost.')
 PAST_THE_LEASE, PAST_THE_FENCE = 100.0, 700.0
 
 
@@ -121,15 +123,49 @@ def test_an_upload_whose_host_died(pipelines: Pipelines, images: Images, glance:
     assert housekeeping(pipelines).run_once() == 0, 'it is done'
 
 
-def test_a_deadline_nobody_looks_at(pipelines: Pipelines, images: Images) -> None:
-    image_id = images.created({**KEEP, 'X-OpenStack-Image-Give-Up-After': '1'})
+def past_the_deadline(pipelines: Pipelines, *image_ids: str) -> None:
     engine = create_engine(pipelines.connection)
     with engine.begin() as connection:
-        connection.execute(text('UPDATE imgguard_images SET give_up_at = 1 WHERE image_id = :id'), {'id': image_id})
+        connection.execute(text('UPDATE imgguard_images SET give_up_at = 1 WHERE image_id = :id'),
+                           [{'id': image_id} for image_id in image_ids])
     engine.dispose()
+
+
+def test_a_deadline_nobody_looks_at(pipelines: Pipelines, images: Images) -> None:
+    image_id = images.created({**KEEP, 'X-OpenStack-Image-Give-Up-After': '1'})
+    past_the_deadline(pipelines, image_id)
     assert housekeeping(pipelines).run_once() == 1
     record = pipelines.record(image_id)
     assert record is not None and record.error is not None and record.error.code == 'never_arrived'
+
+
+def test_a_deadline_that_data_came_before_by_a_way_past_the_guard(
+    pipelines: Pipelines, images: Images, glance: Glance,
+) -> None:
+    """During an outage of the guard's store, for example. It does not stand before what is due for ever."""
+    image_id = images.created({**KEEP, 'X-OpenStack-Image-Give-Up-After': '1'})
+    assert glance.bare.upload(image_id, DATA).status_int == 204
+    past_the_deadline(pipelines, image_id)
+    assert housekeeping(pipelines).run_once() == 1
+    assert pipelines.store.due(10) == []
+    assert housekeeping(pipelines).run_once() == 0
+    assert images.show(image_id)['status'] == 'active'
+
+
+def test_what_is_due_takes_no_turn_from_what_is_to_be_cleared_away(
+    pipelines: Pipelines, images: Images, glance: Glance, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(imgguard.housekeeping, 'MOST', 1)
+    waits = images.created({**KEEP, 'X-OpenStack-Image-Give-Up-After': '1'})
+    assert glance.bare.request('PUT', f'/v2/images/{waits}/stage', {'Content-Type': 'application/octet-stream'},
+                               DATA).status_int == 204
+    past_the_deadline(pipelines, waits)
+    image_id = images.created(KEEP)
+    killed(glance.bare, image_id)
+    claim = glance.attempt(image_id, UPLOAD)
+    pipelines.store.finish(claim, State.FAILED, CUT, shown=True, http_status=None, bytes_received=1)
+    housekeeping(pipelines).run_once()
+    assert glance.status(image_id) == 'queued'
 
 
 def test_an_upload_whose_worker_died_after_the_image_became_active(
