@@ -141,7 +141,9 @@ class Admission:
     def _recovered(self, record: ImageRecord, image: Image, kind: Kind,
                    allowed: Callable[[], Image]) -> tuple[ImageRecord, Image]:
         """The image when what an attempt before this one left of it is out of the way."""
-        if self._recovery.settle(record, image.status):
+        silent = record.running is not None and not record.running.alive
+        # Who found it silent, too, and was quicker has left remains behind the fence all the same.
+        if self._recovery.settle(record, image.status) or silent:
             record = self._store.records([image.image_id])[image.image_id, image.created_at]
         staged = kind is Kind.IMPORT and image.status == 'uploading'
         if not record.remains or staged:

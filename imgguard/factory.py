@@ -83,6 +83,7 @@ def _assemble(glance: Application, settings: Settings, store: Store, publisher: 
         Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
         Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,
         Action.SHOW: reads.show, Action.LIST: reads.list, Action.DOWNLOAD: reads.download,
+        Action.LOCATIONS: reads.locations,
         Action.ATTEMPTS: history,
         Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
     return ImageGuard(glance, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},

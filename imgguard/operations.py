@@ -32,6 +32,7 @@ class Action(Enum):
     STAGE = 'stage'
     IMPORT = 'import'
     ADD_LOCATION = 'add location'
+    LOCATIONS = 'locations'
     DOWNLOAD = 'download'
     ATTEMPTS = 'attempts'
     SCHEMA = 'schema'
@@ -56,7 +57,7 @@ _IMAGE: Final = {
     'file': {'PUT': Action.UPLOAD, 'GET': Action.DOWNLOAD},
     'stage': {'PUT': Action.STAGE},
     'import': {'POST': Action.IMPORT},
-    'locations': {'POST': Action.ADD_LOCATION},
+    'locations': {'POST': Action.ADD_LOCATION, 'GET': Action.LOCATIONS},
     'attempts': {'GET': Action.ATTEMPTS}}
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
 _PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?:/(?P<part>file|stage|import|locations|attempts))?)?$')

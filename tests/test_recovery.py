@@ -3,15 +3,25 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+from webob import Request
 
-from imgguard.attempts import Claim, Kind, NewAttempt
+from imgguard.admission import Admission
+from imgguard.attempts import Claim, Failure, Kind, NewAttempt
+from imgguard.glance_tasks import GlanceTasks
+from imgguard.guard import Guard
+from imgguard.images import Caller, GlanceImages, Image
+from imgguard.leases import Heartbeat
+from imgguard.recovery import Recovery
+from imgguard.requeue import Requeue
+from imgguard.settings import resolve
 from imgguard.workers import HOST, Workers
+from imgguard.wsgi import Headers
 from tests.harness import InProcessGlance
 from tests.identity import token
 from tests.uploading import KEEP, Body, Images, Pipelines, new_project
@@ -133,6 +143,47 @@ def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
     assert_works_again(images, files, image_id)
 
 
+def test_no_number_of_declarations_opens_the_fence(pipelines: Pipelines, images: Images) -> None:
+    image_id = images.created(KEEP)
+    lost = Lost(pipelines, images, image_id)
+    lost.silent_for(100)
+    record = pipelines.record(image_id)
+    assert record is not None
+    for _ in range(105):
+        pipelines.store.declare(image_id, record.created_at, record.owner, replace(UPLOAD, kind=Kind.DECLARE),
+                                Failure('declared', 'It will never come.'))
+    refused = images.upload(image_id, DATA)
+    assert refused.status_int == 409 and 'may still wake up' in refused.text
+    assert glances_status(pipelines, images, image_id) == 'saving'
+
+
+def test_who_is_second_to_find_an_attempt_silent_meets_the_fence_too(pipelines: Pipelines, images: Images) -> None:
+    image_id = images.created(KEEP)
+    lost = Lost(pipelines, images, image_id)
+    lost.silent_for(100)
+    settings, store, workers = resolve({'connection': pipelines.connection}, 'a test'), pipelines.store, Workers()
+    guard = Guard(store, Heartbeat(store, settings.lease_seconds, workers), settings)
+    recovery = Recovery(store, guard, GlanceTasks(), Requeue(), workers, settings)
+    admission = Admission(pipelines.guarded.app, settings, store, guard, recovery)
+
+    def ask(by: Caller, image_id: str) -> Image:
+        assert store.lose(lost.claim.key, lost.claim.number), 'the first'
+        image = GlanceImages().look(by, image_id)
+        assert image is not None
+        return image
+
+    from glance.context import get_admin_context
+    by = Caller('alice', 'red', True, 'req-1', get_admin_context())
+    statuses: list[str] = []
+
+    def start_response(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return bytes
+
+    admission.admit(Request.blank('/', method='PUT').environ, start_response, image_id, by, Kind.UPLOAD, ask)
+    assert statuses == ['409 Conflict']
+
+
 @pytest.mark.parametrize(('handed_on', 'status'), [(False, 'queued'), (True, 'saving')])
 def test_who_asked_another_host_proves_nothing_by_its_death(
     pipelines: Pipelines, images: Images, tmp_path: Path, handed_on: bool, status: str,
@@ -175,3 +226,19 @@ def test_where_the_operator_does_it(in_process_glance: InProcessGlance, tmp_path
     assert glances_status(pipelines, images, image_id) == 'saving'
     refused = images.upload(image_id, DATA)
     assert refused.status_int == 409 and 'requeue = off' in refused.text
+
+
+def test_the_place_of_data_that_glance_rejected_is_not_told(in_process_glance: InProcessGlance, tmp_path: Path) -> None:
+    """Nobody clears it away where that is the operator's; Glance has the image with its location."""
+    pipelines = Pipelines(in_process_glance, tmp_path, lint=False, requeue='off')
+    images = pipelines.images()
+    image_id = images.created(KEEP, disk_format='qcow2')
+    assert images.upload(image_id, DATA).status_int == 415
+    service = token('glance', images.caller.split(':')[1], 'service', 'member', 'reader')
+    answers = [Images(each, service).request('GET', f'/v2/images/{image_id}/locations')
+               for each in (pipelines.bare, pipelines.guarded)]
+    assert [answer.status_int for answer in answers] == [200, 200]
+    assert [len(answer.json) for answer in answers] == [1, 0]
+    active = images.created(KEEP)
+    assert images.upload(active, DATA).status_int == 204
+    assert len(Images(pipelines.guarded, service).request('GET', f'/v2/images/{active}/locations').json) == 1
