@@ -14,6 +14,7 @@ from typing import Final
 from imgguard import glance_log
 from imgguard.about import claimed
 from imgguard.attempts import Claim, ImageRecord, Kind
+from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Image
 from imgguard.leases import Heartbeat
@@ -140,7 +141,12 @@ class Watch:
         result = judge(each.kind, seen, causes, each.idle(seen, self._clock()), self._stall)
         if result is None:
             return False
-        end(self._guard, each, result, seen)
+        try:
+            end(self._guard, each, result, seen)
+        except StoreUnavailable as error:
+            # It waits in this process now, and what remains is for whoever looks next.
+            claimed(LOG, each.claim).error('its end could not be stored: %s', error)
+            return True
         if each.task_id is not None:
             glance_log.forget(each.task_id)
         if result.verdict is Verdict.FAILED and each.guarded:

@@ -17,10 +17,11 @@ from imgguard import glance_log
 from imgguard.attempts import Claim, Kind, NewAttempt, State
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
+from imgguard.images import Image
 from imgguard.leases import Heartbeat
 from imgguard.settings import resolve
 from imgguard.store import AttemptRow, Store
-from imgguard.watch import settle
+from imgguard.watch import Import, Watch, settle
 from imgguard.workers import Workers
 from tests.cases import proves
 from tests.conftest import OverrideGlance
@@ -337,3 +338,40 @@ def test_an_import_whose_watcher_died(
     attempt = ended(pipelines, image_id)
     assert (attempt.state, attempt.code) == (state, code)
     assert images.show(image_id)['status'] == ('active' if state is State.SUCCEEDED else 'error')
+
+
+def test_an_import_that_ends_during_an_outage_of_the_store(
+    scene: Scene, pipelines: Pipelines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its end is told once and waits in the worker, as that of an upload does."""
+    folder, away = tmp_path / 'store', tmp_path / 'away'
+    folder.mkdir()
+    store = Store(f'sqlite:///{folder}/imgguard.db', lease_seconds=60)
+    store.upgrade()
+    image_id = scene.images.created()
+    bare = Images(pipelines.bare, scene.images.caller)
+    image = bare.show(image_id)
+    answer = bare.json('POST', f'/v2/images/{image_id}/import', {
+        'method': {'name': 'web-download', 'uri': scene.source.url('404')}})
+    until(lambda: bare.request('GET', f'/v2/images/{image_id}/tasks').json['tasks'][0]['status'] == 'failure')
+    claim = store.begin(image_id, image['created_at'], image['owner'], NewAttempt(
+        Kind.IMPORT, True, 'req-1', 'alice', image['owner'], 'host', 'worker', None))
+    assert isinstance(claim, Claim)
+    monkeypatch.setattr('imgguard.servers.threads_run', lambda: False)
+    heartbeat = Heartbeat(store, 60, Workers())
+    guard = Guard(store, heartbeat, resolve({}, 'this test'))
+    # It looks when it is told to.
+    watch = Watch(store, guard, heartbeat, GlanceTasks(), lambda image_id, created_at: None, 3600, poll_seconds=600)
+    task_id = GlanceTasks().find(image_id, [answer.headers['X-OpenStack-Request-Id']])
+    watch.add(Import(Kind.IMPORT, Image(image_id, image['created_at'], 'queued', image['owner'], None), claim, True,
+                     task_id, []))
+    store.close()
+    folder.rename(away)
+    for _ in range(3):
+        watch.look()
+    assert caplog.text.count('its end could not be stored') == 1
+    away.rename(folder)
+    heartbeat.beat()
+    attempt, = store.attempts(claim.key, 10)
+    assert (attempt.state, attempt.code) == (State.FAILED, 'source_unreachable')
