@@ -126,6 +126,7 @@ ACTIONS = {
     ('ImagesController', 'delete'): Action.DELETE,
     ('ImagesController', 'import_image'): Action.IMPORT,
     ('ImagesController', 'add_location'): Action.ADD_LOCATION,
+    ('ImagesController', 'get_locations'): Action.LOCATIONS,
     ('ImageDataController', 'upload'): Action.UPLOAD,
     ('ImageDataController', 'stage'): Action.STAGE,
     ('ImageDataController', 'download'): Action.DOWNLOAD,
