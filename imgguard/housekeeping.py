@@ -5,16 +5,19 @@ disk space. The store is the queue: it names what is due, and each worker takes 
 """
 
 import logging
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from imgguard import glance_stores
 from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
 from imgguard.fence import NotYet
+from imgguard.glance_tasks import GlanceTasks
 from imgguard.recovery import Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.store import Store
-from imgguard.tasks import GONE, Tasks
+from imgguard.tasks import DATA, GONE
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class Housekeeping:
     :param clears: whether anything is cleared away at all (``requeue = auto``)
     """
 
-    def __init__(self, store: Store, recovery: Recovery, tasks: Tasks, clears: bool) -> None:
+    def __init__(self, store: Store, recovery: Recovery, tasks: GlanceTasks, clears: bool) -> None:
         self._store = store
         self._recovery = recovery
         self._tasks = tasks
@@ -43,20 +46,22 @@ class Housekeeping:
             due = self._store.due(MOST)
             remaining = self._store.remaining(MOST) if self._clears else []
             records = self._store.records(list(dict.fromkeys([*due, *remaining]))[:MOST])
+            staged = glance_stores.staged_images() if self._clears else set()
+            # Most of it waits soundly for its import; in time each one is drawn.
+            staged_here = self._store.records(random.sample(sorted(staged), min(MOST, len(staged))))
         except StoreUnavailable as error:
             # The heartbeat tells it as an error, once.
             LOG.debug('nothing is looked after now: %s', error)
             return 0
-        return self._each(records.values())
+        return (self._each(records.values(), self._look_after)
+                + self._each(staged_here.values(), self._look_after_staged))
 
-    def _each(self, records: Iterable[ImageRecord]) -> int:
+    def _each(self, records: Iterable[ImageRecord], look_after: Callable[[ImageRecord], None]) -> int:
         count = 0
         for record in records:
-            if record.deleted:
-                continue
             count += 1
             try:
-                self._look_after(record)
+                look_after(record)
             except StoreUnavailable as error:
                 LOG.debug('nothing is looked after now: %s', error)
                 return count
@@ -71,7 +76,6 @@ class Housekeeping:
         settled = self._recovery.settle(record, status or 'deleted')
         if status is None or status in GONE:
             self._store.deleted(record.image_id, record.created_at)
-            return
         if settled:
             record = self._store.records([record.image_id])[record.image_id, record.created_at]
         if not self._clears or not record.remains or record.running is not None:
@@ -86,6 +90,20 @@ class Housekeeping:
         except CannotRequeue as error:
             LOG.warning('image %s: what is left of it cannot be cleared away now: %s', record.image_id, error)
             self._postpone(record, AGAIN_SECONDS)
+
+    def _look_after_staged(self, record: ImageRecord) -> None:
+        if self._tasks.is_gone(record.image_id):
+            # Glance itself would find it when it starts the next time.
+            for path in glance_stores.staged_files(record.image_id):
+                glance_stores.delete_staged(path)
+            return
+        status = self._tasks.look(record.image_id, record.created_at, None).status
+        if status != 'queued' and status not in DATA:
+            return
+        try:
+            self._recovery.clear_staged_here(record)
+        except (NotYet, CannotRequeue) as error:
+            LOG.info('image %s: its staged data is not cleared away now: %s', record.image_id, error)
 
     def _postpone(self, record: ImageRecord, seconds: float) -> None:
         try:

@@ -34,10 +34,10 @@ class Lookups:
             images.c.running_number.is_(None), images.c.deleted_at.is_(None)).order_by(images.c.give_up_at))
         self._silent: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.running_at < clock.fixed_now() - clock.silence, images.c.running_at <= clock.proven(),
-            images.c.deleted_at.is_(None)).order_by(images.c.running_at))
+        ).order_by(images.c.running_at))
         self._remaining: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.remains_at <= clock.fixed_now(), images.c.running_number.is_(None),
-            images.c.deleted_at.is_(None)).order_by(images.c.remains_at))
+        ).order_by(images.c.remains_at))
         self._newest: Final = clock.prepared(lambda: select(
             *ATTEMPT_COLUMNS, clock.now() - attempts.c.updated_at).where(
             attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc()))
