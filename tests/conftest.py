@@ -73,7 +73,7 @@ class StartHost(Protocol):
         size: Size | None = None,
         again: Host | None = None,
         apart: bool = False,
-        clock: str | None = None,
+        clock: int = 0,
     ) -> Host: ...
 
 
@@ -232,12 +232,12 @@ def _host_starter(shared: Shared, running: contextlib.ExitStack) -> StartHost:
         size: Size | None = None,
         again: Host | None = None,
         apart: bool = False,
-        clock: str | None = None,
+        clock: int = 0,
     ) -> Host:
         if apart and not can_be_apart():
             skip_or_fail('unshare', 'a host cannot have a name of its own on this machine')
         if clock and not can_have_a_clock():
-            skip_or_fail('faketime', "Debian's package faketime is not installed")
+            skip_or_fail('cc', 'a host cannot have a clock of its own without a C compiler')
         return running.enter_context(shared.start(guard, kind, settings, size, again, apart, clock))
 
     return run
