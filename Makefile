@@ -5,6 +5,7 @@
 #   make test    lint, then every test this machine can run
 #   make lint    flake8 and mypy
 #   make bench   what the guard costs, as ratios against the bare pipeline
+#   make chaos   break two hosts at random and hold all answers against what is there (SECONDS=60 SEED=)
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -12,9 +13,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Errors only: pip's warnings are about how this machine is set up.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --constraint constraints.txt
-SOURCES := imgguard demo tests bench setup.py
+SOURCES := imgguard demo tests bench chaos setup.py
 
-.PHONY: demo serve test lint bench clean
+.PHONY: demo serve test lint bench chaos clean
 
 demo: $(VENV)/demo.stamp
 	@$(BIN)/python -m demo
@@ -40,9 +41,15 @@ lint: $(VENV)/test.stamp
 bench: $(VENV)/test.stamp
 	$(BIN)/python -m bench.overhead
 
+SECONDS := 60
+SEED :=
+
+chaos: $(VENV)/test.stamp
+	@$(BIN)/python -m chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
 clean:
 	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .hypothesis .coverage build dist *.egg-info
-	find imgguard demo tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
+	find imgguard demo tests bench chaos -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/python.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, set PYTHON=")'

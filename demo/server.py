@@ -54,6 +54,7 @@ class Server:
 
     def __init__(
         self, glance: PrivateGlance, kind: Kind, size: Size, arguments: Sequence[str] = (), port: int | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.kind = kind
         self.glance = glance
@@ -62,7 +63,7 @@ class Server:
         self._ended = False
         # Where this run's lines begin, when the private Glance ran before.
         self._offsets = {path: _bytes_of(path) for path in (glance.server_log, glance.glance_log)}
-        command = [*_COMMANDS[kind](f'{HOST}:{self.port}', size), *arguments]
+        command = [*prefix, *_COMMANDS[kind](f'{HOST}:{self.port}', size), *arguments]
         with glance.server_log.open('ab') as log:
             # A session of its own makes a process group that can be ended as a whole, and keeps the
             # terminal's Ctrl-C away: who started the server decides when it stops.
@@ -90,6 +91,10 @@ class Server:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
         self.kill()
+
+    def signal(self, what: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        os.killpg(self.process.pid, what)
 
     def kill(self) -> None:
         """Kill the server and everything it started at once, as a crash of the machine would."""
@@ -142,16 +147,17 @@ class Server:
 
 def start(
     glance: PrivateGlance, kind: Kind = Kind.UWSGI_HTTP, size: Size | None = None, arguments: Sequence[str] = (),
-    port: int | None = None,
+    port: int | None = None, prefix: Sequence[str] = (),
 ) -> Server:
     """Start a server for this Glance and wait until it answers.
 
     :param arguments: more of the server's own command line
     :param port: where Glance itself must know its address; without one, any that is free
+    :param prefix: a command that runs the server's, in place of its own process
     :raises PrivateGlanceError: it is not installed or does not come up; with the end of its log
     """
     for attempt in range(1, _START_TRIES + 1):
-        server = Server(glance, kind, size or Size(), arguments, port)
+        server = Server(glance, kind, size or Size(), arguments, port, prefix)
         try:
             server.wait_until_ready()
             return server

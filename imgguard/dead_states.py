@@ -51,7 +51,7 @@ class WayBack(Protocol):
         """
 
     def clear(self, image_id: str, still_mine: Callable[[], bool], tasks: Collection[str] = ()) -> bool:
-        """Put the image back to a clean ``queued``; one that needs nothing stays as it is.
+        """Put the image back to a clean ``queued``; one that needs nothing stays as it is, one that is gone stays gone.
 
         :param still_mine: asked before each step that cannot be undone; ``False`` stops at once
         :param tasks: of Glance, whose workers are dead

@@ -152,6 +152,17 @@ def staged_files(image_id: str) -> list[Path]:
     return sorted(path for path in found if path.name == image_id or path.name.startswith(f'{image_id}.'))
 
 
+def staged_images() -> set[str]:
+    """The ids of images that may have staged data on this host, as :func:`staged_files` finds it."""
+    directory = _staging()
+    try:
+        names = [] if directory is None else os.listdir(directory)
+    except OSError as error:
+        LOG.debug('Staging cannot be searched for remains: %s', error)
+        return set()
+    return {image_id for image_id in (name.partition('.')[0] for name in names) if is_plain(image_id)}
+
+
 def is_staged(image_id: str) -> bool:
     """Whether there is staged data of this image on this host; ``image_id`` as in :func:`staged_files`."""
     directory = _staging()
@@ -192,6 +203,32 @@ def delete_staged(path: Path) -> None:
     except OSError as error:
         raise Undeletable(f'its staged data could not be deleted ({error.strerror})') from error
     LOG.info('Deleted %s, which a dead attempt had left in staging', path)
+
+
+def delete_all_staged(image_id: str, ask: Callable[[], None]) -> bool:
+    """Delete all :func:`staged_files` of an image, and say whether there were any.
+
+    :param ask: called before each; what it raises ends it
+    :raises Undeletable: one cannot be deleted
+    """
+    found = staged_files(image_id)
+    for path in found:
+        ask()
+        delete_staged(path)
+    return bool(found)
+
+
+def delete_by_name(image_id: str, ask: Callable[[], None]) -> bool:
+    """Delete what is staged of an image on this host, and what lies under its name in stores of the file driver.
+
+    The parameters, the answer and what is raised are those of :func:`delete_all_staged`.
+    """
+    staged = delete_all_staged(image_id, ask)
+    found = [file for file in stored_files(image_id) if file.exists()]
+    for file in found:
+        ask()
+        file.delete()
+    return staged or bool(found)
 
 
 def delete_located(image_id: str, url: str, store: str | None, context: Any) -> None:

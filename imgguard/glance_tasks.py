@@ -24,6 +24,14 @@ class GlanceTasks:
             return None
         return _properties(image).get('os_glance_import_task')
 
+    def is_gone(self, image_id: str) -> bool:
+        """Whether there is no image of this id, of whatever time."""
+        from glance.common import exception
+        try:
+            return bool(_database().image_get(_administrator(), image_id)['deleted'])
+        except exception.NotFound:
+            return True
+
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
         """See :class:`imgguard.tasks.Tasks`."""
         from glance.common import exception

@@ -6,7 +6,7 @@ put back is one of two ways: in Glance's own process, or by its database from ou
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from imgguard import codes, glance_stores, watch
@@ -95,7 +95,22 @@ class Recovery:
         past = self._fence.passed(record)
         if not self._requeue.deletes_data and not self._requeue.needed(record.image_id):
             return False
-        tasks = [task for attempt in past if (task := self._task(record, attempt)) is not None]
+        return self._clear(record, [task for attempt in past if (task := self._task(record, attempt)) is not None])
+
+    def clear_staged_here(self, record: ImageRecord) -> None:
+        """Clear away what is staged on this host of attempts behind which another host has cleared away.
+
+        A worker that was only paused leaves it when it wakes up and lets go: of what it has, the name may be
+        another's by then. To be called only where Glance says that the image waits for data or has it.
+
+        :raises NotYet: an attempt has begun meanwhile, or somebody else is clearing
+        :raises CannotRequeue: as :meth:`clear`
+        :raises StoreUnavailable: the guard's store cannot be asked
+        """
+        if record.running is None and not record.remains and record.last_number == record.cleared_number:
+            self._clear(record, ())
+
+    def _clear(self, record: ImageRecord, tasks: Collection[str]) -> bool:
         # Two threads of one process must not take each other's right for their own.
         name = f'{self._workers.name()}:{threading.get_ident()}'
         if not self._store.begin_clearing(record.key, record.last_number, name):

@@ -13,6 +13,8 @@ into a status from which neither the dead worker, should it wake up, nor any new
 Only then is anything deleted, and only the last step makes it ``queued``. Whoever dies in between leaves
 an image that is dead as before, and the next to clear it begins anew.
 
+Of an image that was deleted meanwhile the files are left that Glance was not told of: it then deletes none of them.
+
 An image that has its data is never changed, but what a dead import or copy has not put away is: its lock, its
 staged data, what it wrote into a store that Glance then was not told of.
 """
@@ -55,11 +57,13 @@ class Requeue:
         """See :class:`imgguard.dead_states.WayBack`; an image that has its data is tidied up."""
         with _database_errors():
             image = self._look(image_id)
-            if image is None or image.status not in dead_states.HELD.keys() | DATA:
+            if image is not None and image.status not in dead_states.HELD.keys() | DATA:
                 return False
             if not glance_stores.is_plain(image_id):
                 raise CannotRequeue('The id of this image cannot be the name of a file, so what is left of its data '
                                     'cannot be looked for: an operator has to delete the image.')
+            if image is None:
+                return glance_stores.delete_by_name(image_id, _asking(image_id, still_mine))
             if image.status in DATA:
                 _Tidying(self._database, self._context, image, still_mine).run(tasks)
                 return True
@@ -114,11 +118,7 @@ class _Steps:
         self._id: str = image.image_id
         self._found: str = image.status
         self._lock: str | None = image.extra_properties.get(dead_states.LOCK)
-        self._still_mine = still_mine
-
-    def _ask(self) -> None:
-        if not self._still_mine():
-            raise Overtaken(f'Image {self._id} is being cleared by another worker.')
+        self._ask = _asking(self._id, still_mine)
 
     def _unlock(self, task_id: str) -> None:
         from glance.common import exception
@@ -155,11 +155,6 @@ class _Steps:
             raise self._overtaken()
         return image
 
-    def _delete_staged(self) -> None:
-        for path in glance_stores.staged_files(self._id):
-            self._ask()
-            glance_stores.delete_staged(path)
-
     def _delete_properties(self, image: Any, names: Collection[str]) -> None:
         from glance.common import exception
         for name in names:
@@ -188,7 +183,7 @@ class _Tidying(_Steps):
             self._end_task(task_id)
         image = self._unlocked()
         try:
-            self._delete_staged()
+            glance_stores.delete_all_staged(self._id, self._ask)
             for file in glance_stores.unknown_files(self._id, image.locations):
                 self._ask()
                 file.delete()
@@ -242,11 +237,7 @@ class _Clearing(_Steps):
             # Not through Glance's own helper, which would leave it to the scrubber where delayed_delete
             # is set: that deletes the file of this name later, when a retry has written its own.
             self._database.image_location_delete(self._context, self._id, location['id'], 'deleted')
-        self._delete_staged()
-        for file in glance_stores.stored_files(self._id):
-            if file.exists():
-                self._ask()
-                file.delete()
+        glance_stores.delete_by_name(self._id, self._ask)
 
     def _change(self, status: str, to: str, values: dict[str, None]) -> None:
         """Compare-and-set of the status.
@@ -263,6 +254,15 @@ class _Clearing(_Steps):
         """Give the image the status it was found with, unless it is another's by now."""
         self._ask()
         self._change(self._held, self._found, {})
+
+
+def _asking(image_id: str, still_mine: Callable[[], bool]) -> Callable[[], None]:
+    """What raises Overtaken when the right to clear is lost."""
+    def ask() -> None:
+        if not still_mine():
+            raise Overtaken(f'Image {image_id} is being cleared by another worker.')
+
+    return ask
 
 
 @contextmanager

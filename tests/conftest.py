@@ -33,8 +33,8 @@ from webtest import TestApp
 
 from demo.private_glance import Options, PrivateGlance, Sections, lay_out
 from demo.server import Kind, Server, Size, start
-from tests.harness import IDENTITY, SERVERS, InProcessGlance, administer
-from tests.hosts import Host, Shared, best_backend
+from tests.harness import IDENTITY, SERVERS, InProcessGlance, administer, skip_or_fail
+from tests.hosts import Host, Shared, best_backend, can_be_apart, can_have_a_clock
 
 
 class LoadApplication(Protocol):
@@ -72,6 +72,8 @@ class StartHost(Protocol):
         settings: Sections | None = None,
         size: Size | None = None,
         again: Host | None = None,
+        apart: bool = False,
+        clock: int = 0,
     ) -> Host: ...
 
 
@@ -209,7 +211,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 
 @pytest.fixture
 def start_host(shared: Shared) -> Iterator[StartHost]:
-    """``start_host(guard, kind=, settings=, size=, again=)``: one more host, stopped after the test."""
+    """``start_host(guard, kind=, settings=, size=, again=, apart=, clock=)``: one more host, stopped after the test."""
     with contextlib.ExitStack() as running:
         yield _host_starter(shared, running)
 
@@ -229,8 +231,14 @@ def _host_starter(shared: Shared, running: contextlib.ExitStack) -> StartHost:
         settings: Sections | None = None,
         size: Size | None = None,
         again: Host | None = None,
+        apart: bool = False,
+        clock: int = 0,
     ) -> Host:
-        return running.enter_context(shared.start(guard, kind, settings, size, again))
+        if apart and not can_be_apart():
+            skip_or_fail('unshare', 'a host cannot have a name of its own on this machine')
+        if clock and not can_have_a_clock():
+            skip_or_fail('cc', 'a host cannot have a clock of its own without a C compiler')
+        return running.enter_context(shared.start(guard, kind, settings, size, again, apart, clock))
 
     return run
 

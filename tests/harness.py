@@ -20,9 +20,12 @@ SERVERS = {
 }
 
 
-def administer(name: str, statement: str) -> None:
-    """Run a statement as the account that may create databases."""
-    engine = create_engine(SERVERS[name], isolation_level='AUTOCOMMIT')
+def administer(server: str, statement: str) -> None:
+    """Run a statement as an account that may create databases.
+
+    :param server: of :data:`SERVERS`, or the URL of a database of another
+    """
+    engine = create_engine(SERVERS.get(server, server), isolation_level='AUTOCOMMIT')
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)

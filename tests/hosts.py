@@ -12,12 +12,21 @@ the staged data. The fixtures are in :mod:`tests.conftest`::
         first = start_host(None, again=first)                                   # back at its place and port
 
 ``shared`` tells what they have in common, and reads the guard's store past them.
+
+They share the name of this machine and its lock files, so that each can prove the death of the others' processes,
+as processes of one host can. One that is laid out ``apart`` is a host like a real one: it has a name and temporary
+files of its own, and of its death nobody knows but by its silence.
 """
 
 import itertools
 import os
+import shutil
+import signal
 import sqlite3
+import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,6 +53,7 @@ class Host:
     """A host that runs, and can be started again after it was stopped or killed."""
 
     server: Server
+    prefix: Sequence[str] = ()
 
     @property
     def glance(self) -> PrivateGlance:
@@ -67,6 +77,14 @@ class Host:
         """End all its processes at once, as a crash does."""
         self.server.kill()
 
+    def pause(self) -> None:
+        """Stop all its processes where they are, until they are told to go on."""
+        self.server.signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let its processes go on."""
+        self.server.signal(signal.SIGCONT)
+
     def __enter__(self) -> Self:
         return self
 
@@ -80,15 +98,19 @@ class Shared:
     """What hosts share, made in a folder and removed with ``with``.
 
     :param backend: ``sqlite``, ``postgresql`` or ``mariadb``; of the servers two new databases are made
+    :param servers: URLs of other servers than those of the machine, of ``glance`` and of ``imgguard``
+    :param images: the folder of the store ``fs``, if it is not to be in ``folder``
     """
 
-    def __init__(self, folder: Path, backend: str) -> None:
+    def __init__(self, folder: Path, backend: str, servers: Mapping[str, str] | None = None,
+                 images: Path | None = None) -> None:
         self.backend = backend
+        self._servers = servers or {}
         #: The folder of the store ``fs``.
-        self.store = folder / 'images'
-        self.store.mkdir()
+        self.store = images or folder / 'images'
+        self.store.mkdir(exist_ok=True)
         self._folder = folder
-        self._made: list[str] = []
+        self._made: list[tuple[str, str]] = []
         self._glance_is_made = False
         self.glance_url = self._database('glance')
         #: The option ``connection`` of the guards.
@@ -103,8 +125,8 @@ class Shared:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
     ) -> None:
-        for name in self._made:
-            administer(self.backend, f'DROP DATABASE {name}' + (' WITH (FORCE)' * (self.backend == 'postgresql')))
+        for server, name in self._made:
+            administer(server, f'DROP DATABASE {name}' + (' WITH (FORCE)' * (self.backend == 'postgresql')))
 
     def guards_store(self, lease_seconds: float = 60) -> GuardsStore:
         """What the guards have stored."""
@@ -117,18 +139,24 @@ class Shared:
         settings: Sections | None = None,
         size: Size | None = None,
         again: Host | None = None,
+        apart: bool = False,
+        clock: int = 0,
     ) -> Host:
         """Start a host.
 
         :param guard: options of its guard; ``None`` for a host without
         :param settings: more of its glance-api.conf
         :param again: one that was stopped, which comes back as it was laid out
+        :param apart: with a name and temporary files of its own
+        :param clock: by how many seconds its clock is off
         """
         if again is not None:
-            return Host(start(again.glance, kind, size, port=again.server.port))
+            return Host(start(again.glance, kind, size, port=again.server.port, prefix=again.prefix), again.prefix)
         port = free_port()
         options = None if guard is None else {'connection': self.guard_url, **guard}
-        return Host(start(self._laid_out(options, self._settings(port, settings or {})), kind, size, port=port))
+        glance = self._laid_out(options, self._settings(port, settings or {}))
+        prefix = [*(_apart(glance.folder) if apart else []), *(_with_clock(clock, glance.folder) if clock else [])]
+        return Host(start(glance, kind, size, port=port, prefix=prefix), prefix)
 
     def _laid_out(self, guard: Options | None, settings: Sections) -> PrivateGlance:
         # The database is made with the first host; a host's own file for one is not used.
@@ -158,9 +186,35 @@ class Shared:
             options = f'?timeout={SQLITE_TIMEOUT_SECONDS}' if what == 'glance' else ''
             return f'sqlite:///{self._folder}/{what}.db{options}'
         name = f'imgguard_hosts_{os.getpid()}_{next(_numbers)}_{what}'
-        administer(self.backend, f'CREATE DATABASE {name}')
-        self._made.append(name)
-        return make_url(SERVERS[self.backend]).set(database=name).render_as_string(hide_password=False)
+        server = self._servers.get(what, SERVERS[self.backend])
+        administer(server, f'CREATE DATABASE {name}')
+        self._made.append((server, name))
+        return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@cache
+def can_be_apart() -> bool:
+    """Whether this machine lets us give names to hosts."""
+    tried = subprocess.run(['unshare', '--uts', 'hostname', 'apart'], capture_output=True, check=False) if (
+        shutil.which('unshare')) else None
+    return tried is not None and tried.returncode == 0
+
+
+def can_have_a_clock() -> bool:
+    """Whether this machine can show processes another time than its own: it needs a C compiler."""
+    return shutil.which('cc') is not None
+
+
+def _apart(folder: Path) -> list[str]:
+    temporary = folder / 'tmp'
+    temporary.mkdir()
+    return ['unshare', '--uts', 'env', f'TMPDIR={temporary}', 'sh', '-c', 'hostname "$0" && exec "$@"', folder.name]
+
+
+def _with_clock(seconds: int, folder: Path) -> list[str]:
+    made = folder / 'clock.so'
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', str(made), str(Path(__file__).with_name('clock.c'))], check=True)
+    return ['env', f'LD_PRELOAD={made}', f'CLOCK_OFF={seconds}']
 
 
 def best_backend() -> str:

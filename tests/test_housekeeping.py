@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -244,6 +245,59 @@ def test_an_image_that_glance_deleted_meanwhile(pipelines: Pipelines, images: Im
     housekeeping(pipelines).run_once()
     record = pipelines.record(image_id)
     assert record is not None and record.deleted and record.running is None
+
+
+def test_an_image_that_was_deleted_while_its_worker_was_dead(
+    pipelines: Pipelines, images: Images, glance: Glance,
+) -> None:
+    """Glance deletes no data that it was not told of; and nobody asks for the image any more."""
+    image_id = images.created(KEEP)
+    killed(glance.bare, image_id)
+    claim = glance.attempt(image_id, UPLOAD)
+    no_cleanup = {'X-OpenStack-Image-Keep-On-Failure': 'false'}
+    assert images.request('DELETE', f'/v2/images/{image_id}', no_cleanup).status_int == 204
+    glance.silent_for(claim, PAST_THE_LEASE)
+    housekeeping(pipelines).run_once()
+    assert [attempt.state for attempt in pipelines.attempts(image_id)] == [State.LOST]
+    assert len(glance.files.of(image_id)) == 1, 'it may only be paused'
+    glance.silent_for(claim, PAST_THE_FENCE)
+    housekeeping(pipelines).run_once()
+    assert glance.files.of(image_id) == []
+    assert housekeeping(pipelines).run_once() == 0
+
+
+def test_staged_data_that_comes_to_light_after_its_image_was_cleared(
+    pipelines: Pipelines, images: Images, glance: Glance,
+) -> None:
+    """Another host cleared; here a worker that was paused wakes up, lets go, and leaves what it had."""
+    cleared, active, deleted = images.in_error(), images.in_error(), images.in_error()
+    assert images.upload(active, DATA).status_int == 204
+    no_cleanup = {'X-OpenStack-Image-Keep-On-Failure': 'false'}
+    assert images.request('DELETE', f'/v2/images/{deleted}', no_cleanup).status_int == 204
+    for image_id in (cleared, active, deleted):
+        (glance.staging / image_id).write_bytes(DATA[:100])
+    (glance.staging / f'{cleared}.qcow2').write_bytes(DATA[:100])
+    housekeeping(pipelines).run_once()
+    left = {path.name.partition('.')[0] for path in glance.staging.iterdir()}
+    assert not left & {cleared, active, deleted}
+    assert (images.show(cleared)['status'], images.show(active)['status']) == ('error', 'active')
+
+
+def test_staged_data_that_is_needed_stays(pipelines: Pipelines, images: Images, glance: Glance) -> None:
+    staged, begun, copied = (images.created(KEEP) for _ in range(3))
+    assert images.request('PUT', f'/v2/images/{staged}/stage', {'Content-Type': 'application/octet-stream'},
+                          DATA).status_int == 204
+    glance.attempt(begun, IMPORT)
+    assert images.upload(copied, DATA).status_int == 204
+    glance.task(copied, 'copy-image')
+    no_image = str(uuid4())
+    needed = {begun, copied, no_image}
+    for image_id in needed:
+        (glance.staging / image_id).write_bytes(DATA[:100])
+    housekeeping(pipelines).run_once()
+    assert needed | {staged} <= {path.name for path in glance.staging.iterdir()}
+    for image_id in needed:
+        (glance.staging / image_id).unlink()
 
 
 def test_with_requeue_off_verdicts_are_spoken_and_nothing_is_touched(

@@ -34,10 +34,10 @@ class Lookups:
             images.c.running_number.is_(None), images.c.deleted_at.is_(None)).order_by(images.c.give_up_at))
         self._silent: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.running_at < clock.fixed_now() - clock.silence, images.c.running_at <= clock.proven(),
-            images.c.deleted_at.is_(None)).order_by(images.c.running_at))
+        ).order_by(images.c.running_at))
         self._remaining: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.remains_at <= clock.fixed_now(), images.c.running_number.is_(None),
-            images.c.deleted_at.is_(None)).order_by(images.c.remains_at))
+        ).order_by(images.c.remains_at))
         among_errors = select(images.c.key).where(
             images.c.error_at.is_not(None), images.c.running_number.is_(None), images.c.deleted_at.is_(None)
         ).order_by(images.c.error_at.desc()).limit(bindparam('of_limit')).subquery()

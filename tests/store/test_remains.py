@@ -120,13 +120,17 @@ def test_nothing_is_postponed_that_is_done(store: Store) -> None:
     assert not known(store).remains
 
 
-def test_images_that_are_held_or_deleted_are_not_named(store: Store) -> None:
+def test_images_that_are_held_are_not_named(store: Store) -> None:
     failed(store)
     begun(store)
     assert store.remaining(10) == []
+
+
+def test_images_that_were_deleted_are(store: Store) -> None:
+    """Glance does not delete what it was not told of."""
     failed(store, 'deleted')
     store.deleted('deleted', CREATED)
-    assert store.remaining(10) == []
+    assert store.remaining(10) == ['deleted']
 
 
 def test_the_longest_waiting_first(store: Store, hands: Hands) -> None:
