@@ -69,7 +69,7 @@ class Recovery:
         if record.overdue and error is None and status in DATA:
             # It came by a way past the guard, and would be due for ever.
             return self._store.clear_error(record.image_id, record.created_at) is True
-        if record.overdue and error is None and status == 'queued':
+        if record.overdue and error is None and status in ('queued', 'uploading'):
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
             return self._store.give_up(record.key, never)
         return False
@@ -142,11 +142,13 @@ class Recovery:
 
     @staticmethod
     def keeps_staged(record: ImageRecord, status: str | None) -> bool:
-        """Whether what a failed import has left is sound staged data, for which an import can be asked again.
+        """Whether what is left is sound staged data, for which an import can be asked, or asked again.
 
         :param status: what Glance says of the image; ``None`` where that is not known
         """
-        return record.error is not None and record.error.kind is Kind.IMPORT and status == 'uploading'
+        error = record.error
+        return status == 'uploading' and (
+            error is None or error.kind is Kind.IMPORT or error.code == codes.NEVER_ARRIVED)
 
     def make_room_for_stage(self, image_id: str, is_queued: Callable[[], bool]) -> None:
         """Let no stage on this host be defeated by data of an attempt that another host has cleared away behind.

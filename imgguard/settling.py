@@ -159,7 +159,7 @@ class WithGlance:
                 self._recovery.settle(record, status)
             elif status in GONE and status is not None:
                 counts += self._deleted(record)
-            elif status in ('queued', None):
+            elif status in ('queued', 'uploading', None):
                 counts += self._alone.overdue([record])
         return counts
 

@@ -12,6 +12,7 @@ from imgguard.store import Store
 from tests.conftest import LoadClient
 from tests.harness import InProcessGlance
 from tests.identity import reader_token, token
+from tests.requeuing import eventually
 from tests.uploading import ERROR, KEEP, KEPT, Body, Images, Pipelines, comparable, new_project
 
 HEADER = 'X-OpenStack-Image-Keep-On-Failure'
@@ -105,6 +106,49 @@ def test_an_image_with_a_deadline_shows_it_while_it_waits(images: Images, second
     assert [image.get('os_glance_image_give_up_at') for image in shown] == [deadline] * 5
     images.upload(image_id, DATA)
     assert 'os_glance_image_give_up_at' not in images.show(image_id)
+
+
+def stage(images: Images, image_id: str) -> int:
+    octets = {'Content-Type': 'application/octet-stream'}
+    status: int = images.request('PUT', f'/v2/images/{image_id}/stage', octets, DATA).status_int
+    return status
+
+
+def import_staged(images: Images, image_id: str) -> int:
+    answer = images.json('POST', f'/v2/images/{image_id}/import', {'method': {'name': 'glance-direct'}})
+    # Glance on SQLite refuses who else writes meanwhile.
+    attempts = f'/v2/images/{image_id}/attempts'
+    eventually(lambda: images.request('GET', attempts).json['attempts'][0]['state'] != 'running', 'the import to end')
+    status: int = answer.status_int
+    return status
+
+
+@pytest.mark.parametrize(('again', 'status'), [
+    (import_staged, 202), (stage, 204), (lambda images, image_id: images.upload(image_id, DATA).status_int, 204),
+], ids=['import', 'stage', 'upload'])
+def test_an_image_whose_data_is_only_staged_still_waits(
+    pipelines: Pipelines, images: Images, again: Callable[[Images, str], int], status: int,
+) -> None:
+    """Nobody may ever import it. Given up, the staged data is still good for an import, and in nobody's way."""
+    created = images.create({**KEEP, GIVE_UP: '3600'}).json
+    image_id, deadline = created['id'], created['os_glance_image_give_up_at']
+    assert stage(images, image_id) == 204
+    image = images.show(image_id)
+    assert (image['status'], image['os_glance_image_give_up_at']) == ('uploading', deadline)
+    pipelines.store.remember(image_id, image['created_at'], None, None, 0.001)
+    assert images.show(image_id)[f'{ERROR}_code'] == 'never_arrived'
+    assert images.show(image_id)['status'] == 'error', 'looking takes nothing away'
+    assert again(images, image_id) == status
+
+
+def test_a_new_deadline_takes_no_staged_data_away(pipelines: Pipelines, images: Images) -> None:
+    image_id = images.created({**KEEP, GIVE_UP: '3600'})
+    assert stage(images, image_id) == 204
+    pipelines.store.remember(image_id, images.show(image_id)['created_at'], None, None, 0.001)
+    assert images.show(image_id)['status'] == 'error'
+    images.patch(image_id, {'op': 'add', 'path': '/more', 'value': 'time'}, headers={GIVE_UP: '3600'})
+    assert images.show(image_id)['status'] == 'uploading'
+    assert import_staged(images, image_id) == 202
 
 
 # Sticky, for one attempt, and against each other

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, select
 
-from imgguard.attempts import Busy, Claim, End, Failure, NewAttempt, State
+from imgguard.attempts import Busy, Claim, End, Failure, Kind, NewAttempt, State
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database, note
 from imgguard.store.held import Held, Rows
@@ -56,7 +56,8 @@ class Claims:
         verdict: dict[str, object] = {}
         free = self._sql.free()
         if state is State.SUCCEEDED:
-            free = self._sql.succeed()
+            # Staged data is not the image's yet.
+            free = self._sql.succeed_staged() if claim.kind is Kind.STAGE else self._sql.succeed()
         elif shown:
             free = self._sql.show()
             verdict = {'error_code': code, 'error_text': message, 'error_bytes': bytes_received}
@@ -72,8 +73,9 @@ class Claims:
                 return False
             if state is State.SUCCEEDED:
                 # Whoever clears loses the right to: the image is active.
+                deadline = {} if claim.kind is Kind.STAGE else {'give_up_at': None}
                 connection.execute(self._sql.change(), {
-                    'of_key': claim.key, **NO_ERROR, 'give_up_at': None, 'clearing_by': None, 'clearing_at': None,
+                    'of_key': claim.key, **NO_ERROR, **deadline, 'clearing_by': None, 'clearing_at': None,
                     'remains_at': None, 'cleared_number': claim.number})
             elif verdict:
                 connection.execute(self._sql.replace(), {**of, **verdict})

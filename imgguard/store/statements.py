@@ -44,7 +44,7 @@ class Statements:
       ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost,
       of which ``newest_lost`` is the last; ``forget_old`` (of_key, of_below, of_always): those with a lower number, but
       for some
-    * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``show``, ``show_lost``,
+    * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``succeed_staged``, ``show``, ``show_lost``,
       ``withdraw`` (of_key, of_number): free it, if that attempt holds it, and leave, clear (with its
       deadline) or set its verdict, or count the attempt no longer; ``reclaim``: for an attempt that runs again;
       ``uncount`` (of_key): count one attempt less
@@ -110,8 +110,8 @@ class Statements:
     def _prepare_verdicts(self) -> None:
         prepared = self._clock.prepared
         self.free = prepared(_free)
-        self.succeed = prepared(lambda: _free().values(
-            **NO_ERROR, **_NO_REMAINS, give_up_at=None, cleared_number=bindparam('of_number')))
+        self.succeed = prepared(lambda: _succeeded().values(give_up_at=None))
+        self.succeed_staged = prepared(_succeeded)
         self.declare = prepared(self._declare)
         self.show = prepared(self._show)
         self.show_lost = prepared(
@@ -185,6 +185,10 @@ def _forget() -> Delete:
 def _free() -> Update:
     return update(images).where(images.c.key == bindparam('of_key'),
                                 images.c.running_number == bindparam('of_number')).values(**_NOT_RUNNING)
+
+
+def _succeeded() -> Update:
+    return _free().values(**NO_ERROR, **_NO_REMAINS, cleared_number=bindparam('of_number'))
 
 
 def _shown() -> Update:

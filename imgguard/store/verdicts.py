@@ -58,6 +58,8 @@ class Verdicts:
             if not known.overdue or known.running is not None or known.error is not None or known.deleted:
                 return False
             self._rows.declare(connection, known, _NOBODY, failure)
+            # Staged data that nobody imports stands in the way of an upload.
+            connection.execute(self._sql.remain(), {'of_key': key})
             return True
 
         return self._rows.write_key(key, change, unknown=False)
