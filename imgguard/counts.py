@@ -8,7 +8,6 @@ import weakref
 from typing import Final, Protocol
 
 from imgguard.attempts import End
-from imgguard.operations import Action
 
 
 class Recorder(Protocol):
@@ -20,8 +19,11 @@ class Recorder(Protocol):
     def store_failed(self) -> None:
         """The guard's store could not be read or written."""
 
-    def took(self, action: Action, seconds: float) -> None:
-        """The guard itself, without Glance, took so long for a request."""
+    def took(self, action: str, seconds: float) -> None:
+        """The guard itself, without Glance, took so long for a request.
+
+        :param action: the name of one of :class:`imgguard.operations.Action`
+        """
 
 
 class Counts:
@@ -48,7 +50,7 @@ class Counts:
         if self._recorder is not None:
             self._recorder.store_failed()
 
-    def took(self, action: Action, seconds: float) -> None:
+    def took(self, action: str, seconds: float) -> None:
         if self._recorder is not None:
             self._recorder.took(action, seconds)
 

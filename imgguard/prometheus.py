@@ -30,7 +30,6 @@ from prometheus_client.utils import floatToGoString
 from imgguard.attempts import End, Kind, State
 from imgguard.codes import CODES
 from imgguard.errors import StoreUnavailable
-from imgguard.operations import Action
 from imgguard.store import Store
 from imgguard.wsgi import Application
 
@@ -125,11 +124,11 @@ class FileRecorder:
         """Count an error of the store."""
         self._add({_STORE.key('_total'): 1}, {})
 
-    def took(self, action: Action, seconds: float) -> None:
+    def took(self, action: str, seconds: float) -> None:
         """Count the guard's own time of a request."""
         seconds = max(0.0, seconds)
         bound = BUCKETS[bisect_left(BUCKETS, seconds)]
-        self._add({}, {_ADDED.key('_sum', action.value): seconds, _ADDED.key('_bucket', action.value, le=bound): 1})
+        self._add({}, {_ADDED.key('_sum', action): seconds, _ADDED.key('_bucket', action, le=bound): 1})
 
     def begin(self) -> None:
         """Have all counters there, so that the first event of each is seen as an increase."""

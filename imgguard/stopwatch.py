@@ -40,7 +40,7 @@ class Stopwatch:
             try:
                 return handler(environ, start_response, operation, by)
             finally:
-                self._counts.took(action, self._clock() - began - sum(below))
+                self._counts.took(action.value, self._clock() - began - sum(below))
 
         return measured
 
