@@ -8,7 +8,6 @@ import pytest
 from imgguard.attempts import End, Failure, Kind, State
 from imgguard.counts import Counts
 from imgguard.errors import StoreUnavailable
-from imgguard.operations import Action
 from imgguard.store import Store
 from tests.store.conftest import CREATED, CUT, LEASE, SILENCE, SKEW, UPLOAD, Hands, begun, elapse
 
@@ -32,7 +31,7 @@ class Told:
         """Count it."""
         self.errors += 1
 
-    def took(self, action: Action, seconds: float) -> None:
+    def took(self, action: str, seconds: float) -> None:
         """Not the store's."""
 
 
