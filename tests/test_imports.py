@@ -4,11 +4,9 @@ The ways in which imports fail are rows of the table of cases, see :mod:`tests.c
 """
 
 import gc
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from webtest import TestResponse
@@ -24,6 +22,7 @@ from imgguard.store import AttemptRow, Store
 from imgguard.watch import Import, Watch, settle
 from imgguard.workers import Workers
 from tests.cases import proves
+from tests.cases.scene import until
 from tests.conftest import OverrideGlance
 from tests.harness import InProcessGlance
 from tests.identity import admin_token
@@ -92,15 +91,6 @@ def scene(pipelines: Pipelines, source: Source, stores: Stores, in_process_glanc
                   monkeypatch)
     yield scene
     scene.repair()
-
-
-def until(found: Callable[[], Any]) -> Any:
-    """What this returns as soon as it is true: threads of Glance tell nobody when they are done."""
-    end = time.monotonic() + 20
-    while not (result := found()):
-        assert time.monotonic() < end, 'nothing came of it'
-        time.sleep(0.05)
-    return result
 
 
 def ended_task(image_id: str, request_id: str) -> str:
