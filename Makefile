@@ -27,7 +27,7 @@ serve: $(VENV)/demo.stamp
 # that fork must not share one with Glance, which brings eventlet; those of the requeue not with imports that
 # are still being watched, for Glance on SQLite loses a task whose beginning meets another writer.
 ALONE := tests/test_requeue.py
-FORKING := tests/test_leases.py tests/test_sweep.py
+FORKING := tests/test_leases.py tests/test_sweep.py tests/store/test_connections.py
 
 test: lint
 	$(BIN)/python -m pytest $(FORKING)

@@ -5,8 +5,8 @@ disk space. The store is the queue: it names what is due, and each worker takes 
 """
 
 import logging
-import random
 from collections.abc import Callable, Iterable
+from random import SystemRandom
 from typing import Final
 
 from imgguard import glance_stores
@@ -49,7 +49,7 @@ class Housekeeping:
             records = self._store.records(list(dict.fromkeys([*due, *remaining])))
             staged = glance_stores.staged_images() if self._clears else set()
             # Most of it waits soundly for its import; in time each one is drawn.
-            staged_here = self._store.records(random.sample(sorted(staged), min(MOST, len(staged))))
+            staged_here = self._store.records(SystemRandom().sample(sorted(staged), min(MOST, len(staged))))
         except StoreUnavailable as error:
             # The heartbeat tells it as an error, once.
             LOG.debug('nothing is looked after now: %s', error)

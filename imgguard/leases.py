@@ -8,13 +8,13 @@ too: they tell an outage of the store from the death of a worker.
 
 import logging
 import os
-import random
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import SystemRandom
 from typing import Final
 
 from imgguard import servers
@@ -78,7 +78,7 @@ class _Other:
         """Work until it ends."""
         wake = mine.others[self.name]
         while True:
-            wake.wait(self.pause * random.uniform(0.9, 1.1))
+            wake.wait(self.pause * SystemRandom().uniform(0.9, 1.1))
             wake.clear()
             if mine.ended.is_set():
                 return

@@ -5,10 +5,10 @@ itself. That also gives SQLite what pysqlite hides: a transaction that takes the
 """
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from random import SystemRandom
 from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
@@ -111,7 +111,7 @@ class Database:
                 except DBAPIError as error:
                     if not may_repeat(error):
                         raise
-                time.sleep(pause * random.uniform(0.5, 1.5))
+                time.sleep(pause * SystemRandom().uniform(0.5, 1.5))
             return self._committed(change)
 
     def close(self) -> None:
