@@ -99,6 +99,7 @@ class Running:
     :param since: when it began, seconds since the epoch
     :param task_id: the task of Glance that does the work, if that is known
     :param silent_for: seconds since its last sign of life
+    :param handed_on: whether the work is done elsewhere, so that the end of its worker is not the end of the work
     """
 
     number: int
@@ -110,6 +111,7 @@ class Running:
     worker: str
     task_id: str | None
     silent_for: float = field(compare=False)
+    handed_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 settings.connection, settings.lease_seconds, with_events=settings.notifications is not None)))
             outside = None
             if settings.glance_connection is not None:
-                outside = opened.enter_context(closing(Outside(settings.glance_connection, store, settings)))
+                outside = opened.enter_context(closing(Outside.of_commands(
+                    settings.glance_connection, store, settings)))
             for answer in run(Job(settings, store, outside, _note), arguments):
                 print(_json(answer) if as_json else _text(answer), flush=True)
     except ImgguardError as error:

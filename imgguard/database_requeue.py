@@ -23,9 +23,7 @@ from imgguard.requeue import CannotRequeue, Overtaken
 
 LOG: Final = logging.getLogger(__name__)
 
-#: v1 gives an image up as ``killed``, from which nothing leads on (glance 15, ``glance/domain/__init__.py``).
 _HELD: Final = {**dead_states.HELD, 'killed': 'importing'}
-_DEAD: Final = dead_states.HANGING | {'killed'}
 #: As long as Glance itself keeps a task that has ended, unless it is told otherwise (``task_time_to_live``).
 _TASK_HOURS: Final = 48
 _TASK_ENDED: Final = 'The worker of this import is gone; the image was put back to queued'
@@ -169,7 +167,7 @@ def _dead(tables: Tables, image_ids: Collection[str]) -> Select[Any]:
     left = or_(*of_data, exists().where(properties.c.image_id == images.c.id, alive(properties), blocking), located)
     return select(images.c.id, images.c.status, located.label('located')).where(
         images.c.id.in_(image_ids), alive(images),
-        or_(images.c.status.in_(_DEAD), and_(images.c.status == 'queued', left)))
+        or_(images.c.status.in_(dead_states.DEAD), and_(images.c.status == 'queued', left)))
 
 
 def _stores(found: Sequence[str | None]) -> list[str]:

@@ -21,6 +21,12 @@ class DatabaseTasks:
     def __init__(self, database: GlanceDatabase) -> None:
         self._database: Final = database
 
+    def holder(self, image_id: str) -> str | None:
+        """See :class:`imgguard.tasks.Tasks`."""
+        properties = self._database.tables().properties
+        return next((row.value for row in self._rows(select(properties.c.value).where(
+            properties.c.image_id == image_id, properties.c.name == dead_states.LOCK, alive(properties)))), None)
+
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
         """See :class:`imgguard.tasks.Tasks`; ``None`` where Glance does not note the request with its tasks."""
         wanted = {each.removeprefix('req-') for each in request_ids if each}
@@ -64,8 +70,5 @@ def _as_task(row: Any) -> Task:
     try:
         given = json.loads(row.input or '{}')
     except ValueError:
-        given = {}
-    backend = given.get('backend') if isinstance(given, dict) else None
-    # None stands for the one store of a Glance that has no names for its stores.
-    stores = tuple(str(store) for store in backend if store) if isinstance(backend, list) else ()
-    return Task(row.id, row.status, row.message or '', stores)
+        given = None
+    return Task.of(row.id, row.status, row.message, given)

@@ -27,6 +27,9 @@ OF_DATA: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_v
 
 HANGING: Final = frozenset({'saving', 'uploading', 'importing'})
 
+#: v1 gives an image up as ``killed``, from which nothing leads on (glance 15, ``glance/domain/__init__.py``).
+DEAD: Final = HANGING | {'killed'}
+
 #: An upload goes on from ``saving`` only, a stage from ``uploading``, an import from ``importing``. No request
 #: begins from ``saving`` or ``importing``, and an import goes on only while it has its lock.
 HELD: Final[Mapping[str, str]] = {

@@ -20,7 +20,7 @@ from imgguard.api import v2
 from imgguard.attempts import Busy, ErrorState, Failure, ImageRecord, Running, State
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages, Image, granted
+from imgguard.images import Caller, Image, Images, granted
 from imgguard.operations import Operation, spellings
 from imgguard.presenter import Presenter
 from imgguard.settings import Settings
@@ -57,7 +57,7 @@ class Deletes:
     """
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 presenter: Presenter, images: GlanceImages,
+                 presenter: Presenter, images: Images,
                  is_gone: Callable[[str, str], bool | None], pause: Callable[[float], None] = time.sleep) -> None:
         self._application = application
         self._settings = settings
@@ -212,5 +212,5 @@ def _has_body(environ: Environ) -> bool:
 
 
 def _may_clean_up(attempt: AttemptRow | None, by: Caller) -> bool:
-    return attempt is not None and not attempt.unwanted and (
+    return attempt is not None and not attempt.unwanted and by.identified and (
         (attempt.user_id, attempt.project_id) == (by.user_id, by.project_id))

@@ -1,37 +1,49 @@
 """Assembles the filter from the options of its paste section; the only place that knows all parts."""
 
 import logging
+import time
 from collections.abc import Callable
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from threading import Event
+from typing import Final, Self
 
 from imgguard import counts
 from imgguard.admission import Admission
 from imgguard.creates import Creates
 from imgguard.deletes import Deletes
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import ConfigurationError, StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.history import History
 from imgguard.housekeeping import Housekeeping
-from imgguard.images import GlanceImages
+from imgguard.images import Caller, Images
+from imgguard.glance_images import GlanceImages, caller
 from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
 from imgguard.middleware import Handler, ImageGuard
 from imgguard.notify import POLL_SECONDS, Publisher
 from imgguard.operations import Action
-from imgguard.opts import OPTIONS
+from imgguard.opts import OPTIONS, PROXY_OPTIONS
+from imgguard.outside import Outside
 from imgguard.presenter import Presenter
 from imgguard.reads import Reads
 from imgguard.recovery import Recovery
+from imgguard.remote_images import Remote, RemoteImages
+from imgguard.remote_requeue import NoWayBack
+from imgguard.remote_tasks import RemoteTasks
 from imgguard.requeue import Requeue
-from imgguard.settings import FILE_OPTION, Settings, refuse_defaults, resolve
+from imgguard.settings import FILE_OPTION, ProxySettings, Settings, refuse_defaults, resolve, resolve_proxy
 from imgguard.stopwatch import Stopwatch
 from imgguard.store import Store
+from imgguard.sweep import Sweep
+from imgguard.tasks import Tasks
 from imgguard.updates import Updates
 from imgguard.uploads import Uploads
 from imgguard.watch import Watch
 from imgguard.workers import Workers
-from imgguard.wsgi import Application
+from imgguard.wsgi import Application, Environ
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -45,40 +57,114 @@ def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[
     """
     where = f"the filter's section of {global_conf.get('__file__', 'the paste file')}"
     refuse_defaults(global_conf, where, [FILE_OPTION, *(option.name for option in OPTIONS)])
-    settings = resolve(local_conf, where)
-    counted = counts.of(settings.connection)
-    store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
-                  observer=counted)
-    publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
-    _prepare(store, settings.connection)
-
-    return lambda application: _assemble(application, settings, store, publisher, Stopwatch(counted))
+    parts = _Parts.of(resolve(local_conf, where))
+    return lambda application: _assemble(application, parts, _inside)
 
 
-def _assemble(glance: Application, settings: Settings, store: Store, publisher: Publisher | None,
-              stopwatch: Stopwatch) -> ImageGuard:
-    application = stopwatch.below(glance)
-    workers = Workers()
-    heartbeat = Heartbeat(store, settings.lease_seconds, workers)
-    guard = Guard(store, heartbeat, settings)
-    images = GlanceImages()
-    tasks = GlanceTasks()
-    recovery = Recovery(store, guard, tasks, Requeue(), workers, settings)
+def proxy_factory(global_conf: dict[str, str], **local_conf: str) -> ImageGuard:
+    """The paste application factory of the reverse proxy (``paste.app_factory = imgguard.factory:proxy_factory``).
+
+    :param global_conf: ``[DEFAULT]`` of the paste file; holds no option of the proxy
+    :param local_conf: the options of the proxy's own section
+    :raises ConfigurationError: for an unknown option, a bad value or a missing extra, which stops the load
+    """
+    where = f"the proxy's section of {global_conf.get('__file__', 'the paste file')}"
+    refuse_defaults(global_conf, where, [FILE_OPTION, *(option.name for option in (*OPTIONS, *PROXY_OPTIONS))])
+    settings, proxy = resolve_proxy(local_conf, where)
+    return _assemble(_proxy(proxy, where), _Parts.of(settings), partial(_outside, forward=proxy.forward_identity))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a filter is made of before it is known what stands below it."""
+
+    settings: Settings
+    store: Store
+    publisher: Publisher | None
+    stopwatch: Stopwatch
+    workers: Workers
+    heartbeat: Heartbeat
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        counted = counts.of(settings.connection)
+        store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
+                      observer=counted)
+        publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
+        _prepare(store, settings.connection)
+        workers = Workers()
+        return cls(settings, store, publisher, Stopwatch(counted), workers,
+                   Heartbeat(store, settings.lease_seconds, workers))
+
+
+@dataclass(frozen=True, slots=True)
+class _Glance:
+    """How the Glance below is asked and put right, and what is done beside its requests.
+
+    :param around: called with who sent a request, for as long as it is handled
+    """
+
+    guard: Guard
+    images: Images
+    tasks: Tasks
+    recovery: Recovery
+    identify: Callable[[Environ], Caller | None]
+    housekeeping: Callable[[], object] | None
+    around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
+
+
+def _inside(application: Application, parts: _Parts) -> _Glance:
+    """Glance runs in this very process."""
+    settings = parts.settings
+    guard, tasks = Guard(parts.store, parts.heartbeat, settings), GlanceTasks()
+    recovery = Recovery(parts.store, guard, tasks, Requeue(), parts.workers, settings)
+    housekeeping = Housekeeping(parts.store, recovery, tasks, clears=settings.requeue != 'off')
+    return _Glance(guard, GlanceImages(), tasks, recovery, caller, housekeeping.run_once)
+
+
+def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
+    """Glance runs behind the proxy that ``application`` is."""
+    settings, store, remote = parts.settings, parts.store, Remote(application)
+    guard = Guard(store, parts.heartbeat, settings, elsewhere=True)
+    if settings.glance_connection is None:
+        tasks = RemoteTasks(remote)
+        recovery = Recovery(store, guard, tasks, NoWayBack(remote), parts.workers, settings)
+        return _Glance(guard, RemoteImages(), tasks, recovery, remote.identify(forward), None, remote.asked_by)
+    by_database = Outside(settings.glance_connection, store, settings, guard, parts.workers)
+    sweep = Sweep(store, settings, time.monotonic, Event(), by_database.settling, purges=False)
+    return _Glance(guard, RemoteImages(), by_database.tasks, by_database.recovery, remote.identify(forward),
+                   sweep.try_to_run, remote.asked_by)
+
+
+def _proxy(settings: ProxySettings, where: str) -> Application:
+    try:
+        from imgguard.proxy import Proxy
+    except ImportError as error:
+        raise ConfigurationError(f'imgguard: {where} needs the extra "proxy" ({error}); install it with '
+                                 "pip install 'imgguard[proxy]'") from error
+    return Proxy(settings)
+
+
+def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> ImageGuard:
+    settings, store, stopwatch, heartbeat = parts.settings, parts.store, parts.stopwatch, parts.heartbeat
+    application = stopwatch.below(below)
+    glance = way(application, parts)
+    guard, images, recovery = glance.guard, glance.images, glance.recovery
     presenter = Presenter(store, settings, recovery)
     reads = Reads(application, settings, store, presenter, images)
     creates = Creates(application, settings, store, guard, presenter)
     updates = Updates(application, store, guard, presenter, images)
-    deletes = Deletes(application, settings, store, guard, presenter, images, workers.is_gone)
+    deletes = Deletes(application, settings, store, guard, presenter, images, parts.workers.is_gone)
     history = History(store, presenter, images)
     admission = Admission(application, settings, store, guard, recovery)
     uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
-    watch = Watch(store, guard, heartbeat, tasks, recovery.after_failure, settings.import_stall_seconds)
-    imports = Imports(application, admission, store, guard, heartbeat, images, tasks, watch,
+    watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds)
+    imports = Imports(application, admission, store, guard, heartbeat, images, glance.tasks, watch,
                       recovery.after_failure)
-    housekeeping = Housekeeping(store, recovery, tasks, clears=settings.requeue != 'off')
-    heartbeat.accompany('imgguard-housekeeping', housekeeping.run_once, settings.lease_seconds)
-    if publisher is not None:
-        store.outbox.committed = heartbeat.accompany('imgguard-notify', publisher.try_to_publish, POLL_SECONDS)
+    if glance.housekeeping is not None:
+        heartbeat.accompany('imgguard-housekeeping', glance.housekeeping, settings.lease_seconds)
+    if parts.publisher is not None:
+        store.outbox.committed = heartbeat.accompany('imgguard-notify', parts.publisher.try_to_publish, POLL_SECONDS)
     handlers: dict[Action, Handler] = {
         Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
         Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,
@@ -86,8 +172,8 @@ def _assemble(glance: Application, settings: Settings, store: Store, publisher: 
         Action.LOCATIONS: reads.locations,
         Action.ATTEMPTS: history,
         Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
-    return ImageGuard(glance, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},
-                      heartbeat.start)
+    return ImageGuard(below, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},
+                      glance.identify, heartbeat.start, glance.around)
 
 
 def _prepare(store: Store, connection: str) -> None:

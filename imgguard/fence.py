@@ -50,7 +50,10 @@ class Fence:
     def _waits(self, attempts: Iterable[AttemptRow]) -> Iterable[float]:
         for attempt in attempts:
             # A success that is not cleared was told by Glance's image, not by its worker.
-            if attempt.state in (State.FAILED, State.RUNNING):
+            if attempt.state is State.RUNNING:
+                continue
+            # Of what was handed on and not answered nobody knows whether it has ended.
+            if attempt.state is State.FAILED and not (attempt.handed_on and attempt.http_status is None):
                 continue
             # What was handed on runs on a host of which nothing is known.
             if attempt.handed_on or not self._workers.is_gone(attempt.host, attempt.worker):

@@ -16,7 +16,7 @@ class GlanceTasks:
     """Tasks of the Glance in whose process the guard runs."""
 
     def holder(self, image_id: str) -> str | None:
-        """The id of the task that has the import lock of this image; ``None`` when nobody has, or it is gone."""
+        """See :class:`imgguard.tasks.Tasks`."""
         from glance.common import exception
         try:
             image = _database().image_get(_administrator(), image_id)
@@ -73,10 +73,7 @@ class GlanceTasks:
 
 
 def _task(task: dict[str, Any]) -> Task:
-    given = task.get('input') or {}
-    # None stands for the one store of a Glance that has no names for its stores.
-    stores = tuple(store for store in given.get('backend') or () if store)
-    return Task(task['id'], task['status'], task['message'] or '', stores)
+    return Task.of(task['id'], task['status'], task['message'], task.get('input'))
 
 
 def _is_of(task: dict[str, Any], request_ids: set[str]) -> bool:

@@ -27,10 +27,14 @@ class CannotGuard(Exception):
 
 
 class Guard:
-    """What one filter does for images somebody asked to keep."""
+    """What one filter does for images somebody asked to keep.
 
-    def __init__(self, store: Store, heartbeat: Heartbeat, settings: Settings) -> None:
+    :param elsewhere: whether Glance runs outside this process, so that the end of this process is not that of its work
+    """
+
+    def __init__(self, store: Store, heartbeat: Heartbeat, settings: Settings, elsewhere: bool = False) -> None:
         self._store = store
+        self._elsewhere = elsewhere
         self._heartbeat = heartbeat
         self._settings = settings
 
@@ -55,7 +59,7 @@ class Guard:
         if not self._heartbeat.runs():
             raise CannotGuard('threads do not run in this process (uWSGI: set enable-threads = true)')
         new = NewAttempt(kind, guarded, by.request_id, by.user_id, by.project_id, HOST,
-                         self._heartbeat.worker, expected, handed_on)
+                         self._heartbeat.worker, expected, handed_on or self._elsewhere)
         return self._store.begin(image.image_id, image.created_at, image.owner, new, instead_of)
 
     def succeeded(self, claim: Claim, http_status: int, received: int, remark: Failure | None = None) -> bool:

@@ -14,7 +14,7 @@ from webob import Response
 from imgguard.api import history, v2
 from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
-from imgguard.images import Caller, Forbidden, GlanceImages, Image
+from imgguard.images import Caller, Forbidden, Image, Images
 from imgguard.operations import Operation
 from imgguard.presenter import Presenter
 from imgguard.store import Store
@@ -28,7 +28,7 @@ _NOT_KNOWN: Final = 'The attempts to bring data into images cannot be read now; 
 class History:
     """Handles requests for attempts for one filter."""
 
-    def __init__(self, store: Store, presenter: Presenter, images: GlanceImages) -> None:
+    def __init__(self, store: Store, presenter: Presenter, images: Images) -> None:
         self._store = store
         self._presenter = presenter
         self._images = images
@@ -62,7 +62,7 @@ class History:
         if page.marker is not None and self._store.attempt(record.key, page.marker) is None:
             return webob.exc.HTTPBadRequest(explanation=f'No attempt {page.marker} is known of image {image_id}')
         attempts = self._store.attempts(record.key, page.limit, page.marker) if page.limit else []
-        details = by.may_read_details(record.owner if image is None else image.owner)
+        details = image is None or by.may_read_details(image.owner, image.visibility)
         body = v2.dump(history.document(attempts, details, by.is_admin))
         return Response(body=body, content_type='application/json')
 
@@ -73,5 +73,5 @@ class History:
     def _gone(self, by: Caller, image_id: str) -> ImageRecord | None:
         """The image of that id which this caller's project owned last."""
         owned = [record for record in self._store.find(image_id)
-                 if by.may_read_details(record.owner) and self._images.might_see(by, record.owner)]
+                 if by.may_read_details(record.owner, None) and self._images.might_see(by, record.owner)]
         return owned[-1] if owned else None

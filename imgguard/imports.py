@@ -21,14 +21,14 @@ from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, Failure, Kind
 from imgguard.errors import StoreUnavailable
-from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages, Image
+from imgguard.images import Caller, Image, Images
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.store import Store
+from imgguard.tasks import Tasks
 from imgguard.watch import Import, Watch
-from imgguard.wsgi import Application, Captured, Environ, StartResponse
+from imgguard.wsgi import NO_ANSWER, Application, Captured, Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Imports:
     """Handles imports and locations for one filter."""
 
     def __init__(self, application: Application, admission: Admission, store: Store, guard: Guard,
-                 heartbeat: Heartbeat, images: GlanceImages, tasks: GlanceTasks, watch: Watch,
+                 heartbeat: Heartbeat, images: Images, tasks: Tasks, watch: Watch,
                  after_failure: Callable[[str, str], None]) -> None:
         self._application = application
         self._admission = admission
@@ -101,7 +101,8 @@ class Imports:
         try:
             said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
             kept = self._judge(by, kind, admitted, claim, outcome.Answer(
-                answer.status, said, str(logged), fetches=True, understood=understood))
+                answer.status, said, str(logged), fetches=True, understood=understood,
+                answered=NO_ANSWER not in environ))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             claimed(LOG, claim).exception('could not be followed')
@@ -114,7 +115,7 @@ class Imports:
         if admitted.handed_on and self._is_taken_over(claim):
             return self._found(admitted.image, answer.status)
         # The answer of the other host may have been lost on the way.
-        lost = admitted.handed_on and answer.status >= 500
+        lost = not answer.answered or (admitted.handed_on and answer.status >= 500)
         task_id = self._tasks.holder(admitted.image.image_id) if lost else None
         if answer.status == 202 or task_id is not None:
             return self._accepted(by, kind, admitted, claim, task_id)
@@ -162,7 +163,7 @@ class Imports:
         if result.verdict is outcome.Verdict.FAILED and result.failure is not None and counts:
             broke = said.status >= 500 and said.understood
             failure = _broke(said, result.failure.code) if broke else result.failure
-            kept = self._fail(admitted, claim, kind, failure, answer.status)
+            kept = self._fail(admitted, claim, kind, failure, answer.status if answer.answered else None)
             if said.status == 409 and kept == names.KEPT_ERROR:
                 self._after_failure(admitted.image.image_id, admitted.image.created_at)
             return kept

@@ -4,31 +4,33 @@ A request that is none of ours costs one look at its path. An instance does not 
 made; what belongs to a request lives in local values.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from contextlib import AbstractContextManager
 
-from imgguard.images import Caller, caller
+from imgguard.images import Caller
 from imgguard.operations import Action, Operation, recognise
 from imgguard.wsgi import Application, Environ, StartResponse
-
-LOG: Final = logging.getLogger(__name__)
 
 Handler = Callable[[Environ, StartResponse, Operation, Caller], Iterable[bytes]]
 
 
 class ImageGuard:
-    """The guard in front of ``application``, Glance's API in this process.
+    """The guard in front of ``application``, Glance's API in this process or the proxy in front of it.
 
     :param handlers: one for each action
+    :param identify: tells who sent a request; ``None`` where only Glance can answer it
     :param start: called with every request, of whatever kind; starts what each process needs once
+    :param around: called with who sent a request, for as long as it is handled
     """
 
     def __init__(self, application: Application, handlers: Mapping[Action, Handler],
-                 start: Callable[[], None]) -> None:
+                 identify: Callable[[Environ], Caller | None], start: Callable[[], None],
+                 around: Callable[[Caller], AbstractContextManager[None]]) -> None:
         self._application = application
         self._handlers = handlers
+        self._identify = identify
         self._start = start
+        self._around = around
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start()
@@ -36,10 +38,8 @@ class ImageGuard:
         handler = None if operation is None else self._handlers.get(operation.action)
         if operation is None or handler is None:
             return self._application(environ, start_response)
-        by = caller(environ)
+        by = self._identify(environ)
         if by is None:
-            if 'context' not in environ.get('webob.adhoc_attrs', {}):
-                LOG.error('imgguard stands before the filter "context" of the pipeline: requests are handed '
-                          'through unguarded; put imgguard after context')
             return self._application(environ, start_response)
-        return handler(environ, start_response, operation, by)
+        with self._around(by):
+            return handler(environ, start_response, operation, by)

@@ -116,7 +116,40 @@ OPTIONS: Final[tuple[cfg.Opt, ...]] = (
              'for an image stays as long as the image. imgguard-manage purge removes what is older.'),
 )
 
+PROXY_OPTIONS: Final[tuple[cfg.Opt, ...]] = (
+    cfg.StrOpt(
+        'backend_url',
+        help='Where the Glance is that the proxy stands in front of: http://HOST:PORT, or https.\n\n'
+             'Of the proxy (egg:imgguard#proxy) only, as are the options below; it has no default.'),
+    cfg.IntOpt(
+        'connect_timeout',
+        default=10,
+        min=1,
+        max=3600,
+        help='Seconds after which a connection to Glance that is not established is given up; the answer is 504.'),
+    cfg.IntOpt(
+        'read_timeout',
+        default=600,
+        min=1,
+        max=86400,
+        help='Seconds without a byte from Glance after which its answer is given up (504, or a broken connection when '
+             'it had begun). Glance is silent while it stores the end of an upload.'),
+    cfg.BoolOpt(
+        'forward_identity',
+        default=False,
+        help='Whether the identity headers of a request (X-Project-Id, X-Roles and their like) are believed and sent '
+             'on. Only where nobody reaches the proxy but by a server that removes them from what clients send: '
+             'whoever sets them is whom they say. Not needed with authtoken in front of the proxy.'),
+    cfg.StrOpt(
+        'cafile',
+        help='PEM file with the certificates that may vouch for a Glance at https; those of the system when not set.'),
+    cfg.BoolOpt(
+        'insecure',
+        default=False,
+        help='Whether the certificate of a Glance at https is not verified. For tests.'),
+)
+
 
 def list_opts() -> list[tuple[cfg.OptGroup, list[cfg.Opt]]]:
     """Return the options for oslo-config-generator (entry point ``oslo.config.opts``, namespace ``imgguard``)."""
-    return [(GROUP, list(OPTIONS))]
+    return [(GROUP, [*OPTIONS, *PROXY_OPTIONS])]

@@ -43,6 +43,7 @@ class Answer:
     :param broken_reason: what the server said of that
     :param refusal: why the guard itself refused the body, if it did
     :param fetches: whether Glance is to fetch the data itself: what it refuses, it refuses before it touches any
+    :param answered: ``False`` where a proxy gave the answer, because Glance gave none
     :param understood: ``False`` where the document of the request is not of the form that Glance expects
     """
 
@@ -56,6 +57,7 @@ class Answer:
     refusal: Failure | None = None
     fetches: bool = False
     understood: bool = True
+    answered: bool = True
 
 
 SUCCEEDED: Final = Outcome(Verdict.SUCCEEDED)
@@ -106,6 +108,8 @@ def classify(answer: Answer) -> Outcome:
         return Outcome(Verdict.FAILED, answer.refusal)
     if answer.broken is not None:
         return Outcome(Verdict.FAILED, _broken(answer))
+    if not answer.answered:
+        return Outcome(Verdict.FAILED, _unanswered(answer))
     if answer.status < 400:
         return SAYS_NOTHING
     for status, words, code in _BY_EXPLANATION:
@@ -174,6 +178,11 @@ def _broken(answer: Answer) -> Failure:
         return Failure(codes.BAD_REQUEST, f'The body of the upload was malformed: {_how_far(answer)}{said}.')
     return Failure(codes.CLIENT_DISCONNECTED,
                    f'The connection to the client was lost during the upload: {_how_far(answer)}.')
+
+
+def _unanswered(answer: Answer) -> Failure:
+    said = f' {answer.explanation}' if answer.explanation else ''
+    return Failure(codes.BACKEND_ERROR, f'Glance gave no answer: {_how_far(answer)}.{said}')
 
 
 def _how_far(answer: Answer) -> str:

@@ -1,6 +1,9 @@
-"""The guard outside Glance's process, for the commands: Glance as its database shows it, and what is done by that."""
+"""The guard outside Glance's process, for the commands and for the proxy.
 
-from typing import Final
+Glance is looked at, and put right, by its database.
+"""
+
+from typing import Final, Self
 
 from imgguard.attempts import ImageRecord
 from imgguard.database_requeue import DatabaseRequeue
@@ -16,19 +19,24 @@ from imgguard.workers import Workers
 
 
 class Outside:
-    """All that the commands need of Glance; making it does not connect.
+    """All that is done by Glance's database; making it does not connect.
 
     :param url: the option ``glance_connection``
     :raises imgguard.errors.ConfigurationError: the URL cannot be used
     """
 
-    def __init__(self, url: str, store: Store, settings: Settings) -> None:
+    @classmethod
+    def of_commands(cls, url: str, store: Store, settings: Settings) -> Self:
+        """The same for commands, which bring no data: the thread that gives signs of life never runs."""
         workers = Workers()
-        # Its thread never runs: the commands bring no data.
-        guard = Guard(store, Heartbeat(store, settings.lease_seconds, workers), settings)
+        return cls(url, store, settings, Guard(store, Heartbeat(store, settings.lease_seconds, workers), settings),
+                   workers)
+
+    def __init__(self, url: str, store: Store, settings: Settings, guard: Guard, workers: Workers) -> None:
         requeue = DatabaseRequeue(database := GlanceDatabase(url))
         self._database: Final = database
-        self.recovery: Final = Recovery(store, guard, DatabaseTasks(database), requeue, workers, settings)
+        self.tasks: Final = DatabaseTasks(database)
+        self.recovery: Final = Recovery(store, guard, self.tasks, requeue, workers, settings)
         self.settling: Final = WithGlance(store, settings, database, requeue, self.recovery)
 
     def status(self, record: ImageRecord) -> str | None:

@@ -80,7 +80,8 @@ class Presenter:
         found = v2.error_of(image, records)
         if found is None:
             return v2.show_waiting(image, records)
-        v2.show_error(image, *found, self._settings.error_status, by.may_read_details(image.get('owner')))
+        details = by.may_read_details(image.get('owner'), image.get('visibility'))
+        v2.show_error(image, *found, self._settings.error_status, details)
         return True
 
     def _settle(self, images: Iterable[Json], records: Records) -> bool:

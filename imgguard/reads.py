@@ -10,7 +10,7 @@ import webob.exc
 from imgguard import listing
 from imgguard.api import v2
 from imgguard.errors import StoreUnavailable
-from imgguard.images import Caller, GlanceImages
+from imgguard.images import Caller, Images
 from imgguard.operations import Action, Operation
 from imgguard.presenter import Presenter, Records
 from imgguard.settings import Settings
@@ -26,7 +26,7 @@ class Reads:
     """Handles reading requests for one filter."""
 
     def __init__(self, application: Application, settings: Settings, store: Store, presenter: Presenter,
-                 images: GlanceImages) -> None:
+                 images: Images) -> None:
         self._application = application
         self._settings = settings
         self._store = store

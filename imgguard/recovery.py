@@ -57,7 +57,8 @@ class Recovery:
             if running.alive:
                 return False
             if running.kind in watch.IMPORTS:
-                return watch.settle(self._store, self._guard, self._tasks, record)
+                return watch.settle(self._store, self._guard, self._tasks, record,
+                                    self._settings.import_stall_seconds)
             if status in DATA:
                 # It died after Glance had taken the data.
                 return self._store.arrive(record.key, running.number, None)
@@ -92,9 +93,9 @@ class Recovery:
                 raise CannotRequeue('What a failed attempt left of this image stands in the way, and the guard is set '
                                     'not to clear it away (requeue = off): an operator has to.')
             return False
-        past = self._fence.passed(record)
         if not self._requeue.deletes_data and not self._requeue.needed(record.image_id):
             return False
+        past = self._fence.passed(record)
         return self._clear(record, [task for attempt in past if (task := self._task(record, attempt)) is not None])
 
     def clear_staged_here(self, record: ImageRecord) -> None:
@@ -132,6 +133,9 @@ class Recovery:
         """
         if self.keeps_staged(record, status):
             return
+        if status == 'queued' and not self._requeue.deletes_data:
+            # What then is in the way of a new attempt is found by that attempt.
+            return
         try:
             self.clear(record)
         except (NotYet, CannotRequeue, StoreUnavailable) as error:
@@ -155,7 +159,7 @@ class Recovery:
 
         :param is_queued: asks Glance whether the image is ``queued``
         """
-        if self._settings.requeue == 'off':
+        if self._settings.requeue == 'off' or not self._requeue.deletes_data:
             return
         try:
             glance_stores.make_room_for_stage(image_id, is_queued)

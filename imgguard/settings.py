@@ -6,7 +6,7 @@ it was read from. Every call reads for itself: nothing is shared between two fil
 
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, NoReturn
@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NoReturn
 from oslo_config import cfg, types
 
 from imgguard.errors import ConfigurationError
-from imgguard.opts import GROUP, OPTIONS
+from imgguard.opts import GROUP, OPTIONS, PROXY_OPTIONS
 
 FILE_OPTION: Final = 'oslo_config_file'
 """The key of a paste section that names the file with group ``[imgguard]``."""
@@ -27,7 +27,8 @@ BadFile = cfg.Error
 
 Groups = dict[str, dict[str, list[str]]]
 
-_BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in OPTIONS}
+_BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in (*OPTIONS, *PROXY_OPTIONS)}
+_BACKEND: Final = re.compile(r'https?://(?:[^\s/?#@\[\]:]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#]*)?')
 _URL: Final = re.compile(r'[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://')
 _RELATIVE_SQLITE: Final = re.compile(r'sqlite(\+\w+)?://(?!//)')
 _CREDENTIALS: Final = re.compile(r'(://[^:/?@]*):.*@', re.DOTALL)
@@ -59,6 +60,18 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """The options of the proxy alone; the meaning of each is told in :mod:`imgguard.opts`. Times are in seconds."""
+
+    backend_url: str
+    connect_timeout: int
+    read_timeout: int
+    forward_identity: bool
+    cafile: str | None
+    insecure: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """A converted value, and the place it was read from."""
 
@@ -74,18 +87,44 @@ def resolve(section: Mapping[str, str], where: str) -> Settings:
     :raises ConfigurationError: an option is unknown or its value is bad, in the section or in the file, or the file
         cannot be read
     """
+    found, notifications = _read(section, where, OPTIONS)
+    return Settings(**found, notifications=notifications)
+
+
+def resolve_proxy(section: Mapping[str, str], where: str) -> tuple[Settings, ProxySettings]:
+    """As :func:`resolve`, of the proxy, which has options of its own beside those of the guard.
+
+    :raises ConfigurationError: as :func:`resolve`, and where no ``backend_url`` is set
+    """
+    found, notifications = _read(section, where, (*OPTIONS, *PROXY_OPTIONS))
+    own = {opt.name: found.pop(opt.name) for opt in PROXY_OPTIONS}
+    url = own['backend_url']
+    if url is None:
+        raise _problem(f"option 'backend_url' is missing in {where}; give the address of Glance, such as "
+                       "'http://glance.example.com:9292'")
+    if not _BACKEND.fullmatch(url):
+        # Not shown: it may hold a password.
+        raise _problem(f"option 'backend_url' in {where} is no address such as 'http://glance.example.com:9292' (user "
+                       'and password cannot be given)')
+    return Settings(**found, notifications=notifications), ProxySettings(**own)
+
+
+def _read(section: Mapping[str, str], where: str, options: Sequence[cfg.Opt]) -> tuple[dict[str, Any], str | None]:
+    """The values of these options, and the file that tells where notifications go, if it does."""
+    known = [opt.name for opt in options]
     own = {name: value for name, value in section.items() if name != FILE_OPTION}
-    refuse_unknown(own, (*_BY_NAME, FILE_OPTION), where)
-    found = {opt.name: _Found(opt.default, 'the defaults') for opt in OPTIONS}
+    refuse_unknown(own, (*known, FILE_OPTION), where)
+    found = {opt.name: _Found(opt.default, 'the defaults') for opt in options}
     notifications = None
     if FILE_OPTION in section:
         path = section[FILE_OPTION]
         groups = _parse(path, where)
-        found |= _of_group(groups, path, where)
+        # The file may serve filter and proxy both.
+        found |= {name: each for name, each in _of_group(groups, path, where).items() if name in known}
         notifications = path if _notifies(groups) else None
     found |= {name: _Found(_convert(name, value, where), where) for name, value in own.items()}
     _refuse_contradictions(found)
-    return Settings(**{name: each.value for name, each in found.items()}, notifications=notifications)
+    return {name: each.value for name, each in found.items()}, notifications
 
 
 def configuration(path: str) -> cfg.ConfigOpts:
@@ -136,7 +175,7 @@ def _of_group(groups: Groups, path: str, named_in: str) -> dict[str, _Found]:
         raise _problem(f'option {FILE_OPTION!r} in {named_in}: {path} has no group [{GROUP.name}]{misspelt}')
     refuse_unknown(raw, _BY_NAME, where)
     conf = configuration(path)
-    conf.register_opts(OPTIONS, group=GROUP)
+    conf.register_opts([*OPTIONS, *PROXY_OPTIONS], group=GROUP)
     found = {}
     for name, values in raw.items():
         # Of a key given twice the last counts, as in oslo.
@@ -210,6 +249,8 @@ def _refuse_value(name: str, value: str, where: str) -> NoReturn:
     kind = _BY_NAME[name].type
     if isinstance(kind, types.Integer):
         advice = f'give a whole number from {kind.min} to {kind.max}'
+    elif isinstance(kind, types.Boolean):
+        advice = 'give true or false'
     else:
         assert isinstance(kind, types.String) and kind.choices
         advice = f'allowed are: {", ".join(kind.choices)}'

@@ -76,6 +76,9 @@ class StoreAlone:
         counts = Counts()
         for record in page:
             running = record.running
+            if running is not None and running.handed_on and running.kind in watch.IMPORTS:
+                # It goes on without its worker, and how it ended is Glance's word.
+                continue
             if running is not None and not running.alive:
                 counts += Counts(lost=self._store.lose(record.key, running.number))
             elif running is not None and self.is_silent(running):

@@ -7,6 +7,7 @@ one who proves that the store could be reached.
 """
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -16,6 +17,8 @@ from imgguard.settings import Settings
 from imgguard.settling import Counts, StoreAlone, WithGlance
 from imgguard.store import Store
 from imgguard.workers import HOST
+
+LOG: Final = logging.getLogger(__name__)
 
 PAUSE_SECONDS: Final = 60.0
 """Between two runs of a sweep that goes on."""
@@ -48,10 +51,12 @@ class Sweep:
     :param clock: seconds of a clock that is never set back
     :param stop: asked between two pages, and waited for between two runs
     :param publish: publishes the events that wait, and counts them
+    :param purges: whether it forgets what is too old, too
     """
 
     def __init__(self, store: Store, settings: Settings, clock: Callable[[], float], stop: Stop,
-                 glance: WithGlance | None = None, publish: Callable[[], int] = lambda: 0) -> None:
+                 glance: WithGlance | None = None, publish: Callable[[], int] = lambda: 0,
+                 purges: bool = True) -> None:
         self._store: Final = store
         self._lease: Final = settings.lease_seconds
         self._retention: Final = settings.retention_days * _DAY
@@ -60,6 +65,7 @@ class Sweep:
         self._clock: Final = clock
         self._stop: Final = stop
         self._publish: Final = publish
+        self._purges: Final = purges
         self._signed: float | None = None
         self._purged: float | None = None
 
@@ -79,8 +85,16 @@ class Sweep:
         counts = self._each(self._store.running, self._settling.silent) + self._overdue()
         if self._glance is not None:
             counts += self._each(self._store.failures, self._glance.in_error)
-        counts += self._purge()
+        if self._purges:
+            counts += self._purge()
         return counts + Counts(published=self._publish())
+
+    def try_to_run(self) -> None:
+        """As :meth:`run_once`, in a process whose heartbeat tells of an outage of the store."""
+        try:
+            self.run_once()
+        except StoreUnavailable as error:
+            LOG.debug('nothing is swept now: %s', error)
 
     def run(self) -> Iterator[Counts | StoreUnavailable]:
         """Run again and again until told to stop; a run that failed gives its error, and the next one follows."""

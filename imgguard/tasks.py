@@ -6,12 +6,13 @@ both together say that Glance has given up (``glance/async_/flows/api_image_impo
 ``location_import.py``, ``glance/async_/taskflow_executor.py``). No I/O here.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from imgguard import codes, text
 from imgguard.attempts import Failure, Kind
+from imgguard.errors import ImgguardError
 from imgguard.glance_log import Cause
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -33,6 +34,17 @@ class Task:
     def ended(self) -> bool:
         """Whether Glance works on it no longer."""
         return self.status in ('success', 'failure')
+
+    @classmethod
+    def of(cls, task_id: str, status: str, message: str | None, given: object) -> Self:
+        """The task as Glance has it.
+
+        :param given: its input: what its import was asked
+        """
+        stores = given.get('backend') if isinstance(given, Mapping) else None
+        # None stands for the one store of a Glance that has no names for its stores.
+        named = tuple(str(store) for store in stores if store) if isinstance(stores, list) else ()
+        return cls(task_id, status, message or '', named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,10 @@ class Seen:
 
 
 class Tasks(Protocol):
-    """How Glance's tasks and their images are looked at: in its process, or in its database from outside."""
+    """How Glance's tasks and their images are looked at: in its process, in its database, or by requests."""
+
+    def holder(self, image_id: str) -> str | None:
+        """The id of the task that has the import lock of this image; ``None`` when nobody has, or it is gone."""
 
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
         """The id of the newest task that one of these requests made for this image; ``None`` when there is none."""
@@ -66,7 +81,12 @@ class Tasks(Protocol):
 
         :param created_at: as Glance's API shows it; an image of another time has only the same id
         :param stores_too: whether growing files in Glance's stores count as a change
+        :raises CannotLook: nor will it be possible later
         """
+
+
+class CannotLook(ImgguardError):
+    """Nobody can be asked any more how a task goes on."""
 
 
 TYPES: Final = frozenset({'api_image_import', 'location_import'})

@@ -18,7 +18,7 @@ from imgguard.api.updates import Declare, Drop, Malformed, Reset, Update, parse
 from imgguard.attempts import Busy, Failure, ImageRecord
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages, Image, granted
+from imgguard.images import Caller, Image, Images, granted
 from imgguard.operations import Operation
 from imgguard.presenter import Presenter
 from imgguard.store import Store
@@ -46,7 +46,7 @@ class Updates:
     """Handles updates for one filter."""
 
     def __init__(self, application: Application, store: Store, guard: Guard, presenter: Presenter,
-                 images: GlanceImages) -> None:
+                 images: Images) -> None:
         self._application = application
         self._store = store
         self._guard = guard

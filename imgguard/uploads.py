@@ -6,12 +6,13 @@ transaction is open in between.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import webob.exc
 
-from imgguard import codes, glance_log, names, outcome, servers, text
+from imgguard import codes, dead_states, glance_log, names, outcome, servers, text
 from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, ErrorState, Failure, Kind
@@ -19,13 +20,18 @@ from imgguard.body import BodyReader, Framing, Refused, TakenAway, announced_siz
 from imgguard.digests import BadDigest, Digests
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages
+from imgguard.images import Caller, Images
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.recovery import Recovery
-from imgguard.wsgi import Application, Captured, Environ, StartResponse
+from imgguard.tasks import DATA
+from imgguard.wsgi import NO_ANSWER, Application, Captured, Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
+
+# How long it is waited for Glance to put an image back whose upload it has not answered, and how often it is asked.
+_LOOKS: Final = 50
+_LOOK_SECONDS: Final = 0.1
 
 _EMPTY_RETRY: Final = ('The body is empty, although an earlier attempt to upload this image had data: the client '
                        'repeated a body it had used up. Send the data from its beginning.')
@@ -37,7 +43,7 @@ class Uploads:
     """Handles uploads for one filter."""
 
     def __init__(self, application: Application, admission: Admission, guard: Guard, heartbeat: Heartbeat,
-                 images: GlanceImages, recovery: Recovery) -> None:
+                 images: Images, recovery: Recovery) -> None:
         self._application = application
         self._admission = admission
         self._guard = guard
@@ -76,7 +82,7 @@ class Uploads:
 class _Upload:
     """One claimed upload."""
 
-    def __init__(self, guard: Guard, heartbeat: Heartbeat, images: GlanceImages, recovery: Recovery, by: Caller,
+    def __init__(self, guard: Guard, heartbeat: Heartbeat, images: Images, recovery: Recovery, by: Caller,
                  admitted: Admitted, claim: Claim) -> None:
         self._guard = guard
         self._heartbeat = heartbeat
@@ -133,9 +139,10 @@ class _Upload:
         refusal = reader.refusal if reader is not None and answer.status >= 400 else None
         # glance/api/v2/image_data.py, stage: whatever is raised while data is staged is an internal error to it.
         status = answer.status if refusal is None else 400
+        answered = NO_ANSWER not in environ
         said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
         try:
-            kept = self._settle(_answer(status, said, str(logged), reader))
+            kept = self._settle(_answer(status, said, str(logged), reader, answered))
         except Exception:
             # Whatever went wrong in the book-keeping, the client gets Glance's answer.
             claimed(LOG, self._claim).exception('its end could not be settled')
@@ -148,6 +155,8 @@ class _Upload:
 
     def _settle(self, answer: outcome.Answer) -> str | None:
         result = outcome.classify(answer)
+        if not answer.answered and result.failure is not None:
+            return self._settle_unanswered(answer, result.failure)
         if result.verdict is outcome.Verdict.LOOK and result.failure is not None:
             now = self._images.look(self._by, self._image.image_id)
             result = outcome.looked(answer, result.failure, None if now is None else now.status)
@@ -158,6 +167,31 @@ class _Upload:
                                 names.KEPT_GUARDED)
         return self._stored(lambda: self._guard.withdraw(self._claim),
                             names.KEPT_ERROR if self._claim.error else None)
+
+    def _settle_unanswered(self, answer: outcome.Answer, failure: Failure) -> str | None:
+        """Look how the upload ended in Glance; as long as that is not known the failure is stored without a status."""
+        status = self._status_after()
+        if status in DATA:
+            return self._stored(lambda: self._guard.succeeded(self._claim, answer.status, answer.received),
+                                names.KEPT_GUARDED)
+        ended = status is not None and status not in dead_states.HANGING
+        return self._store_failure(failure, answer.status if ended else None, answer.received)
+
+    def _status_after(self) -> str | None:
+        """The status once Glance has put the image back, or after a while; ``None`` when Glance cannot be asked."""
+        status = None
+        for _ in range(_LOOKS):
+            try:
+                now = self._images.look(self._by, self._image.image_id)
+            except Exception:
+                # The proxy's backend: whatever it is, who looks at the image later meets it again.
+                claimed(LOG, self._claim).exception('Glance cannot be asked how it ended')
+                return None
+            status = 'deleted' if now is None else now.status
+            if status not in dead_states.HANGING:
+                break
+            time.sleep(_LOOK_SECONDS)
+        return status
 
     def _store_failure(self, failure: Failure, status: int | None, received: int) -> str:
         shown = self._guarded and (failure.code != codes.EMPTY_RETRY)
@@ -207,8 +241,9 @@ def _received(reader: BodyReader | None) -> int:
     return reader.received if reader is not None else 0
 
 
-def _answer(status: int, explanation: str, reason: str, reader: BodyReader | None) -> outcome.Answer:
+def _answer(status: int, explanation: str, reason: str, reader: BodyReader | None,
+            answered: bool = True) -> outcome.Answer:
     if reader is None:
-        return outcome.Answer(status, explanation, reason)
+        return outcome.Answer(status, explanation, reason, answered=answered)
     return outcome.Answer(status, explanation, reason, reader.received, reader.expected, reader.broken,
-                          reader.broken_reason, reader.refusal)
+                          reader.broken_reason, reader.refusal, answered=answered)

@@ -20,7 +20,7 @@ from imgguard.images import Image
 from imgguard.leases import Heartbeat
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 from imgguard.store import Store
-from imgguard.tasks import DATA, Seen, Tasks, judge
+from imgguard.tasks import DATA, CannotLook, Seen, Tasks, judge
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -122,6 +122,10 @@ class Watch:
     def _ended(self, each: Import) -> bool:
         try:
             return self._settled(each)
+        except CannotLook as error:
+            # Its claim is not renewed any more, and whoever looks at the image settles it.
+            claimed(LOG, each.claim).warning('the import is followed no longer: %s', error)
+            return True
         except Exception:
             # Glance's database or the guard's store is away: neither ends the import, so look again.
             if not each.complained:
@@ -167,11 +171,13 @@ def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> bool:
                         remains=ended.guarded)
 
 
-def settle(store: Store, guard: Guard, tasks: Tasks, record: ImageRecord) -> bool:
+def settle(store: Store, guard: Guard, tasks: Tasks, record: ImageRecord, stall_seconds: float) -> bool:
     """Decide on a running import that nobody watches any more: its process is dead or was silent for too long.
 
-    How the task ended is Glance's word; one that did not end has died with its process.
+    How the task ended is Glance's word; one that did not end has died with its process, unless it was handed on: then
+    it may still go on elsewhere.
 
+    :param stall_seconds: after so long without progress an import that was handed on has failed
     :returns: whether a verdict was stored
     :raises StoreUnavailable: when the store cannot be read or written
     """
@@ -183,7 +189,10 @@ def settle(store: Store, guard: Guard, tasks: Tasks, record: ImageRecord) -> boo
     # Its process may have died between Glance's answer and the moment the task was noted.
     task_id = running.task_id or (tasks.find(record.image_id, [request_id]) if request_id else None)
     seen = tasks.look(record.image_id, record.created_at, task_id)
-    result = judge(running.kind, seen, () if task_id is None else glance_log.causes(task_id), 0, _NO_TIME)
+    idle, stall = (running.silent_for, stall_seconds) if running.handed_on else (0.0, _NO_TIME)
+    result = judge(running.kind, seen, () if task_id is None else glance_log.causes(task_id), idle, stall)
+    if result is None and running.handed_on:
+        return False
     if result is None and seen.status in DATA and running.kind is not Kind.COPY:
         # It died after the data was there, before the task was ended.
         result = SUCCEEDED

@@ -8,6 +8,9 @@ Headers = list[tuple[str, str]]
 StartResponse = Callable[..., Callable[[bytes], object]]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
+NO_ANSWER: Final = 'imgguard.no_answer'
+"""Is set in the environ by a proxy when the answer it gives is its own, for the backend gave none."""
+
 MAX_REWRITTEN: Final = 64 * 1024 * 1024
 
 

@@ -15,7 +15,7 @@ from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
 from imgguard.deletes import Deletes
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
-from imgguard.images import GlanceImages, caller
+from imgguard.glance_images import GlanceImages, caller
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.presenter import Presenter

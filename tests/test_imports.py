@@ -328,11 +328,11 @@ def test_an_import_whose_watcher_died(
     record = pipelines.record(image_id)
     assert record is not None and record.running is not None
     guard = Guard(silent, Heartbeat(silent, 60, Workers()), resolve({}, 'this test'))
-    assert not settle(pipelines.store, guard, tasks, record), 'alive: its own watcher decides'
+    assert not settle(pipelines.store, guard, tasks, record, 3600), 'alive: its own watcher decides'
     silent_record = next(iter(silent.records([image_id]).values()))
     if silent_record.running is not None and silent_record.running.alive:
         silent_record = replace(silent_record, running=replace(silent_record.running, alive=False))
-    assert settle(silent, guard, tasks, silent_record)
+    assert settle(silent, guard, tasks, silent_record, 3600)
     attempt = ended(pipelines, image_id)
     assert (attempt.state, attempt.code) == (state, code)
     assert images.show(image_id)['status'] == ('active' if state is State.SUCCEEDED else 'error')

@@ -15,7 +15,8 @@ from imgguard.admission import Admission
 from imgguard.attempts import Claim, Failure, Kind, NewAttempt
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
-from imgguard.images import Caller, GlanceImages, Image
+from imgguard.glance_images import GlanceImages
+from imgguard.images import Caller, Image
 from imgguard.leases import Heartbeat
 from imgguard.recovery import Recovery
 from imgguard.requeue import Requeue

@@ -20,7 +20,7 @@ RECORD_COLUMNS: Final = (
     images.c.running_since, images.c.running_at,
 )
 ATTEMPT_COLUMNS: Final = tuple(column for column in attempts.c if column.name != 'image_key')
-FACTS: Final = 8
+FACTS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def facts(table: FromClause, clock: Clock) -> tuple[ColumnElement[Any], ...]:
     """The columns of ``attempts`` (or an alias of it) that :func:`record` needs of one; :data:`FACTS` of them."""
     silent_for: ColumnElement[float] = clock.now() - table.c.updated_at
     return (table.c.kind, table.c.state, table.c.user_id, table.c.project_id, table.c.host, table.c.worker,
-            table.c.task_id, silent_for)
+            table.c.task_id, silent_for, table.c.handed_on)
 
 
 def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], shown: Sequence[Any],
@@ -83,13 +83,14 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
      _) = row
     error = holder = None
     if error_number is not None:
-        kind, state, user_id, project_id, host, worker, _, silent = shown
+        kind, state, user_id, project_id, host, worker, _, silent, _ = shown
         error = ErrorState(error_number, code, text, error_at, request_id, received, Kind(kind), user_id, project_id,
                            host, worker, silent, state == State.FAILED.value)
     if running_number is not None:
-        kind, _, _, _, host, worker, task_id, _ = running
+        kind, _, _, _, host, worker, task_id, _, handed_on = running
         alive = silent_for <= silence or not proven
-        holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for)
+        holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for,
+                         bool(handed_on))
     return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, holder,
                        deleted_at is not None, last_number, cleared_number, remains_at is not None)
 

@@ -376,7 +376,7 @@ def swept(settings: Settings) -> Counts:
     """One sweep with connections of its own."""
     store = Store(settings.connection, LEASE_SECONDS)
     assert settings.glance_connection is not None
-    opened = GuardOutside(settings.glance_connection, store, settings)
+    opened = GuardOutside.of_commands(settings.glance_connection, store, settings)
     try:
         sweeper = Sweep(store, settings, lambda: 0.0, Never(), opened.settling)
         counts = sweeper.run_once()

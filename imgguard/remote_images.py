@@ -1,0 +1,201 @@
+"""Asking Glance about an image by requests, with the caller's own token: the way of the proxy.
+
+Who may modify an image is found out by an update that Glance refuses once it has let the caller in, so that it
+changes nothing: the name is replaced by itself, and a property is removed that is not there
+(``glance/api/v2/images.py``, ``_do_replace`` and ``_do_remove``, which ask for the policy first; nothing is saved after
+the 409). An empty update would be answered 200 to whoever may see the image.
+"""
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, Final
+
+from imgguard import text
+from imgguard.attempts import Kind
+from imgguard.errors import ImgguardError
+from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
+from imgguard.wsgi import Application, Captured, Environ, StartResponse
+
+Json = dict[str, Any]
+
+_REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
+# What a request needs to be sent as the same caller; the rest belongs to the request it came with.
+_OF_CALLER: Final = ('wsgi.', 'keystone.', 'SERVER_', 'REMOTE_', 'HTTP_X_', 'HTTP_HOST', 'HTTP_OPENSTACK_',
+                     'HTTP_USER_AGENT', 'SCRIPT_NAME')
+_NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTACK_IMAGE_', 'wsgi.input')
+_UPDATE: Final = 'application/openstack-images-v2.1-json-patch'
+_NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
+_REFUSALS: Final = (401, 403, 404)
+
+
+class NotAnswered(ImgguardError):
+    """Glance's answer does not tell what it was asked; the text says what it was."""
+
+
+class Asker:
+    """Sends requests of the guard's own as one caller."""
+
+    def __init__(self, application: Application, environ: Mapping[str, Any]) -> None:
+        self._application: Final = application
+        self._environ: Final = {
+            name: value for name, value in environ.items()
+            if name.startswith(_OF_CALLER) and not name.startswith(_NOT_OF_CALLER)}
+
+    @property
+    def request_id(self) -> str | None:
+        """As the request it came with has it."""
+        return self._environ.get(_REQUEST_ID)
+
+    def ask(self, method: str, path: str, body: bytes = b'', content_type: str = '') -> Captured:
+        """Send a request and read its answer whole.
+
+        :param path: not escaped
+        """
+        environ: Environ = {**self._environ, 'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '',
+                            'SERVER_PROTOCOL': 'HTTP/1.1', 'wsgi.input': BytesIO(body)}
+        if body:
+            environ |= {'CONTENT_LENGTH': str(len(body)), 'CONTENT_TYPE': content_type}
+        answer = Captured(self._application, environ)
+        answer.body()
+        return answer
+
+    def document(self, path: str) -> Json | None:
+        """The JSON document at this path; ``None`` when there is none for this caller (401, 403, 404).
+
+        :raises NotAnswered: Glance did not answer with one
+        """
+        answer = self.ask('GET', path)
+        if answer.status in _REFUSALS:
+            return None
+        document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
+        if not isinstance(document, dict):
+            raise NotAnswered(f'Glance answered {answer.status_line!r} to GET {path}')
+        return document
+
+
+class Remote:
+    """The Glance behind the proxy, asked as the caller whose request a thread works on."""
+
+    def __init__(self, application: Application) -> None:
+        self.application: Final = application
+        self._current: Final = threading.local()
+
+    @property
+    def asker(self) -> Asker | None:
+        """Whoever this thread asks for; ``None`` in one that works on no request."""
+        asker: Asker | None = getattr(self._current, 'asker', None)
+        return asker
+
+    @contextmanager
+    def asked_by(self, by: Caller) -> Iterator[None]:
+        """Let this thread ask as that caller."""
+        before = self.asker
+        self._current.asker = by.context
+        try:
+            yield
+        finally:
+            self._current.asker = before
+
+    def identify(self, forward_identity: bool) -> Callable[[Environ], Caller]:
+        """How to tell who sent a request.
+
+        By ``authtoken``, which has removed the identity headers that the client itself sent and leaves a mark in the
+        environ that no client can set (``keystonemiddleware/auth_token``); or by these headers, where the operator says
+        that whoever is in front may set them.
+
+        :param forward_identity: the option
+        """
+        def caller(environ: Environ) -> Caller:
+            # As Glance would make one, so that its log, its tasks and the guard's history name the same.
+            environ.setdefault(_REQUEST_ID, f'req-{uuid.uuid4()}')
+            request_id = text.one_line(str(environ[_REQUEST_ID]), 255)
+            request_id = request_id if request_id.startswith('req-') else f'req-{request_id}'
+            asker = Asker(self.application, environ)
+            user_id, project_id = environ.get('HTTP_X_USER_ID'), environ.get('HTTP_X_PROJECT_ID')
+            if not (forward_identity or 'keystone.token_auth' in environ) or not (user_id or project_id):
+                return Caller(None, None, False, request_id, asker, identified=False)
+            # As glance/api/middleware/context.py, process_request, reads them.
+            roles = {role.strip().lower() for role in (environ.get('HTTP_X_ROLES') or '').split(',')}
+            return Caller(user_id, project_id, 'admin' in roles, request_id, asker)
+        return caller
+
+
+class RemoteImages:
+    """Images of the Glance behind the proxy."""
+
+    def look(self, by: Caller, image_id: str) -> Image | None:
+        """See :class:`imgguard.images.Images`."""
+        found = _asker(by).document(_path(image_id))
+        return None if found is None else _image(found)
+
+    def for_upload(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`."""
+        return self.for_update(by, image_id)
+
+    def for_import(self, by: Caller, image_id: str, kind: Kind) -> Image:
+        """See :class:`imgguard.images.Images`; a copy is a policy of its own, of which only Glance knows."""
+        return self.for_show(by, image_id) if kind is Kind.COPY else self.for_update(by, image_id)
+
+    def for_update(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`."""
+        found, image = self._shown(by, image_id)
+        update = [{'op': 'replace', 'path': '/name', 'value': found.get('name')}, {'op': 'remove', 'path': _NOT_THERE}]
+        answer = _asker(by).ask('PATCH', _path(image.image_id), json.dumps(update).encode(), _UPDATE)
+        if answer.status in _REFUSALS:
+            raise Forbidden(_as_application(answer))
+        if answer.status != 409:
+            raise NotAnswered(f'Glance answered {answer.status_line!r} where 409 says that an update is allowed')
+        return image
+
+    def for_delete(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it."""
+        return self.for_update(by, image_id)
+
+    def for_show(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`."""
+        return self._shown(by, image_id)[1]
+
+    def might_see(self, by: Caller, owner: str | None) -> bool:
+        """See :class:`imgguard.images.Images`."""
+        return by.may_read_details(owner, None)
+
+    def refuses_before_policy(self, environ: Mapping[str, Any]) -> bool:
+        """See :class:`imgguard.images.Images`; which stores there are is not known here."""
+        return is_refused_for_its_form(environ)
+
+    def _shown(self, by: Caller, image_id: str) -> tuple[Json, Image]:
+        answer = _asker(by).ask('GET', _path(image_id))
+        if answer.status in _REFUSALS:
+            raise Forbidden(_as_application(answer))
+        found = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
+        if not isinstance(found, dict):
+            raise NotAnswered(f'Glance answered {answer.status_line!r} to a show')
+        return found, _image(found)
+
+
+def _path(image_id: str) -> str:
+    return f'/v2/images/{image_id}'
+
+
+def _asker(by: Caller) -> Asker:
+    asker: Asker = by.context
+    return asker
+
+
+def _image(found: Json) -> Image:
+    try:
+        return Image(found['id'], found['created_at'], found['status'], found.get('owner'), found.get('image_type'),
+                     bool(found.get('protected')), found.get('checksum') is not None or bool(found.get('stores')),
+                     visibility=found.get('visibility'))
+    except KeyError as error:
+        raise NotAnswered(f'Glance showed an image without {error}') from error
+
+
+def _as_application(answer: Captured) -> Application:
+    def application(_: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return answer.send(start_response)
+    return application
