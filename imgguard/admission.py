@@ -79,7 +79,7 @@ class Admission:
 
         :param image_id: as the path spells it
         :param ask: asks Glance's policy; raises :class:`Forbidden`
-        :param refuse: whether a caller who may not, of an image the guard knows, is refused here and not by Glance
+        :param refuse: whether a caller who may not is refused here and not by Glance while an attempt is under way
         """
         try:
             asked = asking.keep(environ)
@@ -93,7 +93,7 @@ class Admission:
         try:
             image = ask(by, image_id)
         except Forbidden as refusal:
-            if records and refuse():
+            if refuse() and any(record.running for record in records.values()):
                 answer: Iterable[bytes] = refusal.answer(environ, start_response)
                 return answer
             return self._application(environ, start_response)

@@ -19,7 +19,7 @@ from imgguard import commands, sweep_command
 from imgguard.commands import Answer, Command, Event, Job, Listing
 from imgguard.errors import ConfigurationError, ImgguardError
 from imgguard.outside import Outside
-from imgguard.settings import FILE_OPTION, Settings, mask_password, resolve
+from imgguard.settings import FILE_OPTION, Settings, mask_password, resolve, resolve_proxy
 from imgguard.store import Store
 from imgguard.text import one_line
 
@@ -28,6 +28,7 @@ FAILED: Final = 1
 WRONG_USAGE: Final = 2
 
 _FILTER: Final = 'filter:'
+_PROXY: Final = 'app:'
 
 Actions: TypeAlias = 'argparse._SubParsersAction[argparse.ArgumentParser]'
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
                'Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration.')
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument('--config-file', metavar='FILE', help='oslo.config file with group [imgguard]')
-    source.add_argument('--paste-file', metavar='FILE', help="paste file with the filter's section")
+    source.add_argument('--paste-file', metavar='FILE', help="paste file with the filter's section, or the proxy's")
     parser.add_argument('--section', metavar='SECTION', default=f'{_FILTER}imgguard',
                         help='section of the paste file (default: %(default)s)')
     parser.add_argument('--format', choices=['table', 'json'], default='table',
@@ -123,17 +124,20 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     if arguments.config_file is not None:
         return resolve({FILE_OPTION: os.path.abspath(arguments.config_file)}, '--config-file')
     path = os.path.abspath(arguments.paste_file)
-    return resolve(_paste_section(path, arguments.section), f'[{arguments.section}] of {path}')
+    where = f'[{arguments.section}] of {path}'
+    if arguments.section.startswith(_PROXY):
+        return resolve_proxy(_paste_section(path, arguments.section), where)[0]
+    return resolve(_paste_section(path, arguments.section), where)
 
 
 def _paste_section(path: str, section: str) -> Mapping[str, str]:
-    """Return the keys of a filter's section, read by paste itself, so that they are those the filter gets."""
-    if not section.startswith(_FILTER):
+    """Return the keys of the section of a filter or proxy, read by paste itself, so that they are those it gets."""
+    if not section.startswith((_FILTER, _PROXY)):
         raise ConfigurationError(f"--section: {section!r} is not allowed; give the section of a filter, such as "
-                                 f"'{_FILTER}imgguard'")
+                                 f"'{_FILTER}imgguard', or of a proxy, such as '{_PROXY}imgguard'")
+    kind, name = loadwsgi.APP if section.startswith(_PROXY) else loadwsgi.FILTER, section.partition(':')[2]
     try:
-        loader = loadwsgi.ConfigLoader(path)
-        local: dict[str, str] = loader.get_context(loadwsgi.FILTER, section.removeprefix(_FILTER)).local_conf
+        local: dict[str, str] = loadwsgi.ConfigLoader(path).get_context(kind, name).local_conf
     except OSError as error:
         raise ConfigurationError(f'{path} cannot be read: {error.strerror}') from error
     except configparser.InterpolationError as error:

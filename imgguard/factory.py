@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from threading import Event
 from typing import Final, Self
@@ -24,7 +24,7 @@ from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
 from imgguard.middleware import Handler, ImageGuard
 from imgguard.notify import POLL_SECONDS, Publisher
-from imgguard.operations import Action
+from imgguard.operations import Action, Operation, recognise, recognise_negotiated
 from imgguard.opts import OPTIONS, PROXY_OPTIONS
 from imgguard.outside import Outside
 from imgguard.presenter import Presenter
@@ -110,6 +110,7 @@ class _Glance:
     recovery: Recovery
     identify: Callable[[Environ], Caller | None]
     housekeeping: Callable[[], object] | None
+    recognise: Callable[[Environ], Operation | None] = recognise_negotiated
     around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
 
 
@@ -119,7 +120,7 @@ def _inside(application: Application, parts: _Parts) -> _Glance:
     guard, tasks = Guard(parts.store, parts.heartbeat, settings), GlanceTasks()
     recovery = Recovery(parts.store, guard, tasks, Requeue(), parts.workers, settings)
     housekeeping = Housekeeping(parts.store, recovery, tasks, clears=settings.requeue != 'off')
-    return _Glance(guard, GlanceImages(), tasks, recovery, caller, housekeeping.run_once)
+    return _Glance(guard, GlanceImages(), tasks, recovery, caller, housekeeping.run_once, recognise)
 
 
 def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
@@ -129,11 +130,12 @@ def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
     if settings.glance_connection is None:
         tasks = RemoteTasks(remote)
         recovery = Recovery(store, guard, tasks, NoWayBack(remote), parts.workers, settings)
-        return _Glance(guard, RemoteImages(), tasks, recovery, remote.identify(forward), None, remote.asked_by)
+        return _Glance(guard, RemoteImages(), tasks, recovery, remote.identify(forward), None,
+                       around=remote.asked_by)
     by_database = Outside(settings.glance_connection, store, settings, guard, parts.workers)
     sweep = Sweep(store, settings, time.monotonic, Event(), by_database.settling, purges=False)
     return _Glance(guard, RemoteImages(), by_database.tasks, by_database.recovery, remote.identify(forward),
-                   sweep.try_to_run, remote.asked_by)
+                   sweep.try_to_run, around=remote.asked_by)
 
 
 def _proxy(settings: ProxySettings, where: str) -> Application:
@@ -142,7 +144,8 @@ def _proxy(settings: ProxySettings, where: str) -> Application:
     except ImportError as error:
         raise ConfigurationError(f'imgguard: {where} needs the extra "proxy" ({error}); install it with '
                                  "pip install 'imgguard[proxy]'") from error
-    return Proxy(settings)
+    application: Application = Proxy(**asdict(settings))
+    return application
 
 
 def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> ImageGuard:
@@ -173,7 +176,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
         Action.ATTEMPTS: history,
         Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
     return ImageGuard(below, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},
-                      glance.identify, heartbeat.start, glance.around)
+                      glance.recognise, glance.identify, heartbeat.start, glance.around)
 
 
 def _prepare(store: Store, connection: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 from imgguard.images import Caller
-from imgguard.operations import Action, Operation, recognise
+from imgguard.operations import Action, Operation
 from imgguard.wsgi import Application, Environ, StartResponse
 
 Handler = Callable[[Environ, StartResponse, Operation, Caller], Iterable[bytes]]
@@ -18,23 +18,26 @@ class ImageGuard:
     """The guard in front of ``application``, Glance's API in this process or the proxy in front of it.
 
     :param handlers: one for each action
+    :param recognise: tells what a request wants; ``None`` where that is none of the guard's business
     :param identify: tells who sent a request; ``None`` where only Glance can answer it
     :param start: called with every request, of whatever kind; starts what each process needs once
     :param around: called with who sent a request, for as long as it is handled
     """
 
     def __init__(self, application: Application, handlers: Mapping[Action, Handler],
+                 recognise: Callable[[Environ], Operation | None],
                  identify: Callable[[Environ], Caller | None], start: Callable[[], None],
                  around: Callable[[Caller], AbstractContextManager[None]]) -> None:
         self._application = application
         self._handlers = handlers
+        self._recognise = recognise
         self._identify = identify
         self._start = start
         self._around = around
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start()
-        operation = recognise(environ)
+        operation = self._recognise(environ)
         handler = None if operation is None else self._handlers.get(operation.action)
         if operation is None or handler is None:
             return self._application(environ, start_response)

@@ -25,8 +25,9 @@ Json = dict[str, Any]
 _REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
 # What a request needs to be sent as the same caller; the rest belongs to the request it came with.
 _OF_CALLER: Final = ('wsgi.', 'keystone.', 'SERVER_', 'REMOTE_', 'HTTP_X_', 'HTTP_HOST', 'HTTP_OPENSTACK_',
-                     'HTTP_USER_AGENT', 'SCRIPT_NAME')
-_NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTACK_IMAGE_', 'wsgi.input')
+                     'HTTP_USER_AGENT', 'HTTP_ACCEPT', 'HTTP_ACCEPT_LANGUAGE', 'SCRIPT_NAME')
+_NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTACK_IMAGE_', 'HTTP_ACCEPT_ENCODING',
+                         'wsgi.input')
 _UPDATE: Final = 'application/openstack-images-v2.1-json-patch'
 _NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
 _REFUSALS: Final = (401, 403, 404)
@@ -34,6 +35,10 @@ _REFUSALS: Final = (401, 403, 404)
 
 class NotAnswered(ImgguardError):
     """Glance's answer does not tell what it was asked; the text says what it was."""
+
+
+class TokenRefused(NotAnswered):
+    """The caller's token is not, or no longer, good."""
 
 
 class Asker:
@@ -64,11 +69,14 @@ class Asker:
         return answer
 
     def document(self, path: str) -> Json | None:
-        """The JSON document at this path; ``None`` when there is none for this caller (401, 403, 404).
+        """The JSON document at this path; ``None`` when there is none for this caller (403, 404).
 
+        :raises TokenRefused: 401
         :raises NotAnswered: Glance did not answer with one
         """
         answer = self.ask('GET', path)
+        if answer.status == 401:
+            raise TokenRefused('Glance refuses the token')
         if answer.status in _REFUSALS:
             return None
         document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
@@ -116,10 +124,11 @@ class Remote:
             request_id = request_id if request_id.startswith('req-') else f'req-{request_id}'
             asker = Asker(self.application, environ)
             user_id, project_id = environ.get('HTTP_X_USER_ID'), environ.get('HTTP_X_PROJECT_ID')
-            if not (forward_identity or 'keystone.token_auth' in environ) or not (user_id or project_id):
-                return Caller(None, None, False, request_id, asker, identified=False)
             # As glance/api/middleware/context.py, process_request, reads them.
             roles = {role.strip().lower() for role in (environ.get('HTTP_X_ROLES') or '').split(',')}
+            believed = forward_identity or 'keystone.token_auth' in environ
+            if not believed or not (user_id or project_id):
+                return Caller(None, None, False, request_id, asker, identified=False)
             return Caller(user_id, project_id, 'admin' in roles, request_id, asker)
         return caller
 
@@ -134,7 +143,12 @@ class RemoteImages:
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
-        return self.for_update(by, image_id)
+        try:
+            return self.for_update(by, image_id)
+        except _NotAllowed as refusal:
+            # What Glance says of an upload differs in the name of the policy.
+            refusal.captured.replace(refusal.captured.body().replace(b'modify_image', b'upload_image'))
+            raise
 
     def for_import(self, by: Caller, image_id: str, kind: Kind) -> Image:
         """See :class:`imgguard.images.Images`; a copy is a policy of its own, of which only Glance knows."""
@@ -146,7 +160,7 @@ class RemoteImages:
         update = [{'op': 'replace', 'path': '/name', 'value': found.get('name')}, {'op': 'remove', 'path': _NOT_THERE}]
         answer = _asker(by).ask('PATCH', _path(image.image_id), json.dumps(update).encode(), _UPDATE)
         if answer.status in _REFUSALS:
-            raise Forbidden(_as_application(answer))
+            raise _NotAllowed(answer)
         if answer.status != 409:
             raise NotAnswered(f'Glance answered {answer.status_line!r} where 409 says that an update is allowed')
         return image
@@ -170,7 +184,7 @@ class RemoteImages:
     def _shown(self, by: Caller, image_id: str) -> tuple[Json, Image]:
         answer = _asker(by).ask('GET', _path(image_id))
         if answer.status in _REFUSALS:
-            raise Forbidden(_as_application(answer))
+            raise _NotAllowed(answer)
         found = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
         if not isinstance(found, dict):
             raise NotAnswered(f'Glance answered {answer.status_line!r} to a show')
@@ -195,7 +209,12 @@ def _image(found: Json) -> Image:
         raise NotAnswered(f'Glance showed an image without {error}') from error
 
 
-def _as_application(answer: Captured) -> Application:
-    def application(_: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        return answer.send(start_response)
-    return application
+class _NotAllowed(Forbidden):
+    """Glance's own answer to a request that was sent in the caller's name."""
+
+    def __init__(self, captured: Captured) -> None:
+        super().__init__(self._send)
+        self.captured: Final = captured
+
+    def _send(self, _: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self.captured.send(start_response)

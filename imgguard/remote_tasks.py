@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from imgguard import dead_states
-from imgguard.remote_images import Asker, Remote
+from imgguard.remote_images import Asker, Remote, TokenRefused
 from imgguard.tasks import TYPES, CannotLook, Seen, Task
 
 MOST_REMEMBERED: Final = 1000
@@ -33,12 +33,18 @@ class RemoteTasks:
         return None if image is None else image.get(dead_states.LOCK)
 
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
-        """See :class:`imgguard.tasks.Tasks`; ``None`` where Glance does not show tasks to this caller."""
+        """See :class:`imgguard.tasks.Tasks`; ``None`` where Glance does not show tasks to this caller.
+
+        Whoever holds the import lock is the one: a second import does not get it.
+        """
         asker = self._asker(image_id)
         with self._lock:
             self._began[image_id] = asker
             while len(self._began) > MOST_REMEMBERED:
                 self._began.popitem(last=False)
+        holder = self.holder(image_id)
+        if holder is not None:
+            return holder
         wanted = {each.removeprefix('req-') for each in request_ids if each}
         return next((task['id'] for task in _tasks(asker, image_id)
                      if (task.get('request_id') or '').removeprefix('req-') in wanted), None)
@@ -46,20 +52,32 @@ class RemoteTasks:
     def look(self, image_id: str, created_at: str, task_id: str | None, stores_too: bool = False) -> Seen:
         """See :class:`imgguard.tasks.Tasks`."""
         asker = self._asker(image_id)
-        # The task first: when it has ended, what it did to the image is done.
-        task = None if task_id is None else next(
-            (each for each in _tasks(asker, image_id) if each['id'] == task_id), None)
+        try:
+            return self._look(asker, image_id, created_at, task_id)
+        except TokenRefused as error:
+            if asker is self._remote.asker:
+                raise
+            raise CannotLook('the token with which it was begun is no longer good') from error
+
+    def _look(self, asker: Asker, image_id: str, created_at: str, task_id: str | None) -> Seen:
         image = asker.document(f'/v2/images/{image_id}')
-        if image is None and asker is not self._remote.asker:
-            # It is gone, or the token is no longer good.
-            raise CannotLook('the token with which it was begun does not show the image any more')
+        task = None
+        if task_id is not None and image is not None:
+            # To ask for tasks makes Glance write (it forgets expired ones), so not as long as the lock tells enough.
+            holder = image.get(dead_states.LOCK)
+            if holder == task_id:
+                task = Task(task_id, 'processing', str(image.get(dead_states.IMPORTING)))
+            else:
+                found = next((each for each in _tasks(asker, image_id) if each['id'] == task_id), None)
+                if found is not None:
+                    task = Task.of(found['id'], found['status'], found['message'], found.get('input'))
+                # When the task has ended, what it did to the image is done.
+                image = asker.document(f'/v2/images/{image_id}')
         if image is None or image.get('created_at') != created_at:
             return Seen(None)
         failed = tuple(filter(None, str(image.get(dead_states.FAILED) or '').split(',')))
-        return Seen(image.get('status'), failed, image.get('size') or 0, None,
-                    None if task is None else Task.of(task['id'], task['status'], task['message'], task.get('input')),
-                    (task and (task['status'], task['message'], task['updated_at']), image.get('status'),
-                     image.get('updated_at')))
+        return Seen(image.get('status'), failed, image.get('size') or 0, None, task,
+                    (task, image.get('status'), image.get('updated_at')))
 
     def _asker(self, image_id: str) -> Asker:
         """Who can be asked as.

@@ -3,14 +3,21 @@
 import atexit
 import itertools
 import os
+import threading
 from pathlib import Path
 from typing import NoReturn
 from wsgiref.types import WSGIApplication
 
 import pytest
+from cheroot import wsgi
 from sqlalchemy import create_engine
 
 from demo.private_glance import Options, PrivateGlance, write_paste_file
+from demo.server import HOST
+from tests.identity import Identity
+
+#: Whether the tests with Glance in this process run through the reverse proxy, with a server of that Glance behind it.
+THROUGH_PROXY = os.environ.get('IMGGUARD_THROUGH', '') == 'proxy'
 
 IDENTITY = 'tests.identity:filter_factory'
 #: Databases of this machine, by accounts that may create databases.
@@ -44,6 +51,11 @@ def skip_or_fail(name: str, reason: str) -> NoReturn:
     pytest.skip(f'{name}: {reason}')
 
 
+def in_process_only(reason: str) -> pytest.MarkDecorator:
+    """Mark a test of something that only a guard in Glance's own process can do."""
+    return pytest.mark.skipif(THROUGH_PROXY, reason=f'in Glance\'s own process only: {reason}')
+
+
 class InProcessGlance:
     """Glance in this process, as ``glance.wsgi.api`` would start it.
 
@@ -54,6 +66,7 @@ class InProcessGlance:
     def __init__(self, glance: PrivateGlance) -> None:
         self.glance = glance
         self._numbers = itertools.count()
+        self._server: wsgi.Server | None = None
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv('OS_GLANCE_CONFIG_DIR', str(glance.configuration))
             # Importing Glance registers its options; it must not happen in runs that need no Glance.
@@ -72,6 +85,8 @@ class InProcessGlance:
 
     def close(self) -> None:
         """Wait for the threads Glance has started, such as those of imports."""
+        if self._server is not None:
+            self._server.stop()
         self._drain_workers()
 
     def load(self, guard: Options | None, flavor: str = 'keystone') -> WSGIApplication:
@@ -79,6 +94,8 @@ class InProcessGlance:
         from glance.common import config
         from oslo_config import cfg
 
+        if guard is not None and THROUGH_PROXY:
+            return self._proxied(guard)
         path = self._paste_file(guard)
         # The composite in the paste file asks Glance's configuration for the flavor, whatever is loaded.
         cfg.CONF.set_override('flavor', flavor, group='paste_deploy')
@@ -87,6 +104,16 @@ class InProcessGlance:
         finally:
             cfg.CONF.clear_override('flavor', group='paste_deploy')
         return application
+
+    def _proxied(self, guard: Options) -> WSGIApplication:
+        """The guard as a reverse proxy, with a server of the bare Glance behind it."""
+        from imgguard.factory import proxy_factory
+        if self._server is None:
+            server = self._server = wsgi.Server((HOST, 0), self.load(None), numthreads=8)
+            server.prepare()
+            threading.Thread(target=server.serve, name='bare Glance', daemon=True).start()
+        host, port = self._server.bind_addr
+        return Identity(proxy_factory({}, backend_url=f'http://{host}:{port}', **guard))
 
     def _paste_file(self, guard: Options | None) -> Path:
         path = self.glance.folder / f'paste-{next(self._numbers)}.ini'

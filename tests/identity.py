@@ -63,6 +63,8 @@ def _identity(given: str | None) -> dict[str, Any]:
         return {'HTTP_X_IDENTITY_STATUS': 'Invalid'}
     user, project, roles = parts
     return {
+        # What the real one leaves here says more; that it is here says that the headers are its own.
+        'keystone.token_auth': object(),
         'HTTP_X_IDENTITY_STATUS': 'Confirmed',
         'HTTP_X_USER_ID': user,
         'HTTP_X_USER_NAME': user,

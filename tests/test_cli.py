@@ -171,11 +171,11 @@ def test_a_missing_paste_file(run: Run) -> None:
         2, '', 'imgguard-manage: /nowhere/paste.ini cannot be read: No such file or directory\n')
 
 
-@pytest.mark.parametrize('section', ['imgguard', 'app:imgguard', '[filter:imgguard]'])
+@pytest.mark.parametrize('section', ['imgguard', 'pipeline:imgguard', '[filter:imgguard]'])
 def test_the_section_is_one_of_a_filter(section: str, run: Run, paste: Callable[[str], str]) -> None:
     assert run('--paste-file', paste(''), '--section', section, 'db', 'version') == Ran(
         2, '', f"imgguard-manage: --section: {section!r} is not allowed; give the section of a filter, such as "
-               "'filter:imgguard'\n")
+               "'filter:imgguard', or of a proxy, such as 'app:imgguard'\n")
 
 
 # Usage
