@@ -14,4 +14,4 @@ class StoreUnavailable(ImgguardError):
 
 
 class GlanceUnavailable(ImgguardError):
-    """Glance's own database could not be read or written from outside Glance; ``__cause__`` says why."""
+    """Glance, or its database, did not answer to who asks from outside; ``__cause__`` or the text says why."""

@@ -11,6 +11,8 @@ from typing import Any, Final, Protocol
 
 from imgguard import names
 from imgguard.attempts import Kind
+from imgguard.border import Border
+from imgguard.errors import GlanceUnavailable
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -126,14 +128,13 @@ def granted(ask: Callable[[Caller, str], Image], by: Caller, image_id: str) -> I
 
     :param ask: the method of :class:`Images` for that request
     """
-    try:
-        return ask(by, image_id)
-    except Forbidden:
-        return None
-    except Exception:
-        # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
-        LOG.exception('cannot ask Glance about an image')
-        return None
+    # Whatever Glance's database, policy or drivers raise, Glance meets it again and answers it.
+    with Border(LOG, 'cannot ask Glance about an image', GlanceUnavailable):
+        try:
+            return ask(by, image_id)
+        except Forbidden:
+            return None
+    return None
 
 
 def is_refused_for_its_form(environ: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from imgguard import asking, codes, glance_log, names, outcome, text
 from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, Failure, Kind
+from imgguard.border import Border
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Image, Images
@@ -98,15 +99,13 @@ class Imports:
             raise
         finally:
             self._heartbeat.remove(claim)
-        try:
-            said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
+        said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
+        kept: str | None = names.KEPT_UNAVAILABLE
+        # Whatever goes wrong in the book-keeping, the client gets Glance's answer.
+        with Border(claimed(LOG, claim), 'could not be followed'):
             kept = self._judge(by, kind, admitted, claim, outcome.Answer(
                 answer.status, said, str(logged), fetches=True, understood=understood,
                 answered=NO_ANSWER not in environ))
-        except Exception:
-            # Whatever went wrong in the book-keeping, the client gets Glance's answer.
-            claimed(LOG, claim).exception('could not be followed')
-            kept = names.KEPT_UNAVAILABLE
         if admitted.guarded and kept is not None:
             answer.headers.append((names.KEPT_HEADER, kept))
         return answer.send(start_response)
@@ -140,16 +139,14 @@ class Imports:
         # Glance takes over the id that a request it has handed on got there.
         request_ids = {by.request_id, by.context.request_id}
         started = Import(kind, admitted.image, claim, admitted.guarded, None, request_ids)
-        try:
+        # The watch asks again, and so does whoever settles the attempt after this process.
+        with Border(claimed(LOG, claim), 'its task is not noted'):
             started.task_id = task_id or self._tasks.find(admitted.image.image_id, request_ids)
             if started.task_id is None and kind is Kind.COPY:
                 # glance/api/v2/images.py, import_image: all stores have it already.
                 return self._stored(claim, lambda: self._guard.succeeded(claim, 202, 0), names.KEPT_GUARDED)
             if started.task_id is not None:
                 self._store.set_task(claim, started.task_id)
-        except Exception:
-            # The watch asks again, and so does whoever settles the attempt after this process.
-            claimed(LOG, claim).exception('its task is not noted')
         self._watch.add(started)
         return names.KEPT_GUARDED
 

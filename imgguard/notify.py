@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 from imgguard import codes
 from imgguard.api import v2
 from imgguard.attempts import Event, Happening
+from imgguard.border import Border
 from imgguard.errors import ConfigurationError, StoreUnavailable
 from imgguard.settings import NOTIFICATIONS, BadFile, configuration, mask_password
 from imgguard.store.outbox import Outbox, Waiting
@@ -126,13 +127,9 @@ class Publisher:
 
     def try_to_publish(self) -> None:
         """As :meth:`publish`, where nothing may be raised."""
-        try:
+        # The heartbeat tells an outage of the store as an error, once.
+        with Border(LOG, 'no events are published now', StoreUnavailable, level=logging.DEBUG):
             self.publish()
-        except StoreUnavailable as error:
-            # The heartbeat tells it as an error, once.
-            LOG.debug('no events are published now: %s', error)
-        except Exception:
-            LOG.exception('events could not be published')
 
     def _sent(self, waiting: Sequence[Waiting], until: float) -> tuple[list[int], Exception | None]:
         """The keys of what was published, in order, and what kept the rest from it."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from imgguard.api import v2
 from imgguard.attempts import ImageRecord
+from imgguard.border import Border
 from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller
 from imgguard.recovery import Recovery
@@ -41,11 +42,9 @@ class Presenter:
         """
         if not v2.may_be_in_error(answer.body()):
             return
-        try:
+        # Whatever is wrong here, the client gets Glance's answer.
+        with Border(LOG, 'answered without the error state'):
             self._rewrite(answer, by)
-        except Exception:
-            # Whatever is wrong here, the client gets Glance's answer.
-            LOG.exception('answered without the error state')
 
     def _rewrite(self, answer: Captured, by: Caller) -> None:
         document = json.loads(answer.body())

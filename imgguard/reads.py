@@ -9,6 +9,7 @@ import webob.exc
 
 from imgguard import listing
 from imgguard.api import v2
+from imgguard.border import Border
 from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller, Images
 from imgguard.operations import Action, Operation
@@ -47,15 +48,10 @@ class Reads:
         wanted = listing.parse(environ.get('QUERY_STRING', ''), self._settings.error_status)
         if wanted is None:
             return self.show(environ, start_response, operation, by)
-        try:
+        answer = None
+        # Whatever is wrong here, the client gets Glance's answer.
+        with Border(LOG, 'the list is answered without the error state', StoreUnavailable):
             answer = self._filtered(environ, wanted, by)
-        except StoreUnavailable as error:
-            LOG.error('the list is answered without the error state: %s', error)
-            answer = None
-        except Exception:
-            # Whatever is wrong here, the client gets Glance's answer.
-            LOG.exception('the list is answered without the error state')
-            answer = None
         return answer.send(start_response) if answer else self.show(environ, start_response, operation, by)
 
     def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:

@@ -12,6 +12,7 @@ from typing import Final
 from imgguard import codes, glance_stores, watch
 from imgguard.about import About
 from imgguard.attempts import Failure, ImageRecord, Kind
+from imgguard.border import Border
 from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
 from imgguard.fence import Fence, NotYet
@@ -136,13 +137,10 @@ class Recovery:
         if status == 'queued' and not self._requeue.deletes_data:
             # What then is in the way of a new attempt is found by that attempt.
             return
-        try:
+        # Whatever Glance's stores and their drivers raise, the next look or retry meets it again.
+        with Border(About(LOG, record.image_id), 'what is left of it is not cleared away now',
+                    NotYet, CannotRequeue, StoreUnavailable, level=logging.INFO):
             self.clear(record)
-        except (NotYet, CannotRequeue, StoreUnavailable) as error:
-            About(LOG, record.image_id).info('what is left of it is not cleared away now: %s', error)
-        except Exception:
-            # Glance's stores and their drivers: whatever it is, the next look or retry meets it again.
-            About(LOG, record.image_id).exception('what is left of it could not be cleared away')
 
     @staticmethod
     def keeps_staged(record: ImageRecord, status: str | None) -> bool:
@@ -161,11 +159,9 @@ class Recovery:
         """
         if self._settings.requeue == 'off' or not self._requeue.deletes_data:
             return
-        try:
+        # Whatever it is, the stage meets it again and is answered by Glance.
+        with Border(About(LOG, image_id), 'staging could not be looked through'):
             glance_stores.make_room_for_stage(image_id, is_queued)
-        except Exception:
-            # Whatever it is, the stage meets it again and is answered by Glance.
-            About(LOG, image_id).exception('staging could not be looked through')
 
     def after_failure(self, image_id: str, created_at: str) -> None:
         """Clear away what an attempt of this process has just left."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from imgguard import text
 from imgguard.attempts import Kind
-from imgguard.errors import ImgguardError
+from imgguard.errors import GlanceUnavailable
 from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
@@ -33,7 +33,7 @@ _NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
 _REFUSALS: Final = (401, 403, 404)
 
 
-class NotAnswered(ImgguardError):
+class NotAnswered(GlanceUnavailable):
     """Glance's answer does not tell what it was asked; the text says what it was."""
 
 

@@ -17,8 +17,9 @@ from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, ErrorState, Failure, Kind
 from imgguard.body import BodyReader, Framing, Refused, TakenAway, announced_size, framing
+from imgguard.border import Border
 from imgguard.digests import BadDigest, Digests
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Images
 from imgguard.leases import Heartbeat
@@ -141,12 +142,10 @@ class _Upload:
         status = answer.status if refusal is None else 400
         answered = NO_ANSWER not in environ
         said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
-        try:
+        kept: str | None = names.KEPT_UNAVAILABLE
+        # Whatever goes wrong in the book-keeping, the client gets Glance's answer.
+        with Border(claimed(LOG, self._claim), 'its end could not be settled'):
             kept = self._settle(_answer(status, said, str(logged), reader, answered))
-        except Exception:
-            # Whatever went wrong in the book-keeping, the client gets Glance's answer.
-            claimed(LOG, self._claim).exception('its end could not be settled')
-            kept = names.KEPT_UNAVAILABLE
         if refusal is not None and answer.status != status:
             return _refusal(refusal, kept)(environ, start_response)
         if self._guarded and kept is not None:
@@ -180,17 +179,14 @@ class _Upload:
     def _status_after(self) -> str | None:
         """The status once Glance has put the image back, or after a while; ``None`` when Glance cannot be asked."""
         status = None
-        for _ in range(_LOOKS):
-            try:
+        # Who looks at the image later meets it again.
+        with Border(claimed(LOG, self._claim), 'Glance cannot be asked how it ended', GlanceUnavailable):
+            for _ in range(_LOOKS):
                 now = self._images.look(self._by, self._image.image_id)
-            except Exception:
-                # The proxy's backend: whatever it is, who looks at the image later meets it again.
-                claimed(LOG, self._claim).exception('Glance cannot be asked how it ended')
-                return None
-            status = 'deleted' if now is None else now.status
-            if status not in dead_states.HANGING:
-                break
-            time.sleep(_LOOK_SECONDS)
+                status = 'deleted' if now is None else now.status
+                if status not in dead_states.HANGING:
+                    break
+                time.sleep(_LOOK_SECONDS)
         return status
 
     def _store_failure(self, failure: Failure, status: int | None, received: int) -> str:
