@@ -64,5 +64,5 @@ $(VENV)/demo.stamp: $(VENV)/python.stamp setup.cfg setup.py constraints.txt
 # What tests need contains what the demo needs.
 $(VENV)/test.stamp: $(VENV)/python.stamp setup.cfg setup.py constraints.txt
 	@echo "Installing into $(VENV), once; this takes a minute or two ..."
-	@$(INSTALL) --editable '.[test,postgresql,mysql,messaging,metrics]'
+	@$(INSTALL) --editable '.[test,postgresql,mysql,messaging,metrics,proxy]'
 	@touch $(VENV)/demo.stamp $@

@@ -1,0 +1,289 @@
+"""What the tests of the proxy share: a backend that does with each connection what a test says, and real servers.
+
+::
+
+    def test_it(backend):
+        backend.behave = lambda peer: peer.receive() and peer.send(OK)    # each connection, in a thread of its own
+        answer = call(Proxy(backend.url, 5, 5), 'GET', '/v2/images')
+        assert backend.received[0].line == b'GET /v2/images HTTP/1.1'
+"""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+from demo.private_glance import script
+from demo.server import HOST, Kind, free_port
+from imgguard.proxy import Edge, Proxy
+from imgguard.wsgi import Application, Environ, Headers
+from tests.sockets import TIMEOUT_SECONDS, eventually
+
+OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
+
+
+@dataclass
+class Received:
+    """A request as the backend got it."""
+
+    line: bytes = b''
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b''
+    #: Whether its body has come to its end.
+    whole: bool = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of the first header of that name, which is in lower case."""
+        return next((value for given, value in self.headers if given.lower() == name), None)
+
+
+class Peer:
+    """One connection, at the backend's end."""
+
+    def __init__(self, connection: socket.socket, received: list[Received]) -> None:
+        connection.settimeout(TIMEOUT_SECONDS)
+        self.connection = connection
+        self._file = connection.makefile('rb')
+        self._received = received
+
+    def head(self) -> Received | None:
+        """Read the head of a request; ``None`` when there is no more."""
+        line = self._file.readline()
+        if not line:
+            return None
+        request = Received(line.rstrip(b'\r\n'))
+        while (header := self._file.readline().rstrip(b'\r\n')):
+            name, _, value = header.partition(b': ')
+            request.headers.append((name, value))
+        self._received.append(request)
+        return request
+
+    def body(self, request: Received, most: int | None = None) -> None:
+        """Read its body, or no more than so much of it."""
+        if request.header(b'transfer-encoding') == b'chunked':
+            while (size := self._file.readline().strip()) and (most is None or len(request.body) < most):
+                request.body += (block := self._file.read(int(size, 16)))
+                self._file.readline()
+                if not block:
+                    request.whole = size == b'0'
+                    return
+            return
+        length = int(request.header(b'content-length') or 0)
+        request.body += self._file.read(length if most is None else min(length, most))
+        request.whole = len(request.body) == length
+
+    def receive(self) -> Received | None:
+        """Read a request to its end."""
+        request = self.head()
+        if request is not None:
+            self.body(request)
+        return request
+
+    def send(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.connection.sendall(data)
+
+    def ends(self) -> bool:
+        """Wait until the other side hangs up, and tell whether it had nothing more to say."""
+        return self._file.read() == b''
+
+    def close(self) -> None:
+        """Hang up."""
+        self._file.close()
+        self.connection.close()
+
+
+Behaviour = Callable[[Peer], object]
+
+
+def answering(answer: bytes) -> Behaviour:
+    """Give this answer to every request."""
+    def behave(peer: Peer) -> None:
+        while peer.receive() is not None:
+            peer.send(answer)
+    return behave
+
+
+class Backend:
+    """Listens on a free port.
+
+    :ivar behave: what is done with each new connection, which is closed afterwards
+    :ivar received: the requests in the order in which they came
+    :ivar ended: one entry for each connection that has ended
+    """
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.behave: Behaviour = answering(OK)
+        self.received: list[Received] = []
+        self.accepted = 0
+        self.ended: list[Peer] = []
+        self.raised: list[BaseException] = []
+        self._context = context
+        self._listening = socket.create_server((HOST, 0))
+        self.port: int = self._listening.getsockname()[1]
+        self.url = f'{"http" if context is None else "https"}://{HOST}:{self.port}'
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self._thread.join(TIMEOUT_SECONDS)
+
+    def reset(self, behave: Behaviour) -> None:
+        """Begin anew."""
+        self.behave = behave
+        for each in (self.received, self.ended, self.raised):
+            each.clear()  # type: ignore[attr-defined]
+        self.accepted = 0
+
+    def wait_for_end(self) -> None:
+        """Wait until a connection has ended."""
+        eventually(lambda: self.ended, 'a connection has ended')
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with suppress(OSError):
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_side=True)
+            peer = Peer(connection, self.received)
+            try:
+                self.behave(peer)
+            except OSError as error:
+                self.raised.append(error)
+            finally:
+                peer.close()
+                self.ended.append(peer)
+            return
+        connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer with all its headers."""
+
+    status: str
+    headers: Headers
+    body: bytes
+    environ: Environ
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header of that name, which is in lower case."""
+        return next((value for given, value in self.headers if given.lower() == name), None)
+
+
+def call(application: Application, method: str, path: str, body: bytes | Any = b'', **environ: Any) -> Answered:
+    """Call an application as a well-mannered server would; ``environ`` adds to what the server says."""
+    stream = BytesIO(body) if isinstance(body, bytes) else body
+    given: dict[str, Any] = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '', 'wsgi.input': stream,
+                             'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '192.0.2.7', 'HTTP_HOST': 'front:9292'}
+    if isinstance(body, bytes) and body:
+        given['CONTENT_LENGTH'] = str(len(body))
+    given |= environ
+    setup_testing_defaults(given)
+    began: list[tuple[str, Headers]] = []
+
+    def start_response(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        began.append((status, headers))
+        return lambda data: None
+
+    result = validator(application)(given, start_response)  # type: ignore[arg-type]
+    try:
+        content = b''.join(result)
+    finally:
+        result.close()  # type: ignore[attr-defined]
+    [(status, headers)] = began
+    return Answered(status, headers, content, given)
+
+
+# Real servers
+
+
+class Front:
+    """A real server, in processes of its own, with the proxy as its application."""
+
+    def __init__(self, kind: Kind, backend_url: str, folder: Path, read_timeout: float = 30) -> None:
+        self.kind, self.port = kind, free_port()
+        environment = {**os.environ, 'BACKEND_URL': backend_url, 'READ_TIMEOUT': str(read_timeout)}
+        self._log = folder / 'front.log'
+        with self._log.open('ab') as log:
+            self.process = subprocess.Popen(_command(kind, f'{HOST}:{self.port}'), env=environment, stdout=log,
+                                            stderr=log, stdin=subprocess.DEVNULL,
+                                            cwd=Path(__file__).resolve().parent.parent)
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not _listens(self.port):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.log()
+            time.sleep(0.1)
+
+    def log(self) -> str:
+        """What the server has written."""
+        return self._log.read_text('utf-8', 'replace')
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port)):
+        return True
+    return False
+
+
+def _command(kind: Kind, address: str) -> Sequence[str]:
+    module = 'tests.proxying:application'
+    uwsgi = ['--http-chunked-input', '--http-raw-body', '--http-auto-chunked', '--socket-timeout=30',
+             f'--module={module}', f'--virtualenv={sys.prefix}', '--need-app', '--die-on-term', '--master', '--threads=4',
+             '--enable-threads', '--lazy-apps', '--buffer-size=65535']
+    commands: Mapping[Kind, Iterable[str]] = {
+        Kind.UWSGI_HTTP: [script('uwsgi'), '--http', address, *uwsgi],
+        Kind.UWSGI_HTTP_SOCKET: [script('uwsgi'), '--http-socket', address, *uwsgi],
+        Kind.CHEROOT: [sys.executable, '-m', 'cheroot', '--bind', address, module],
+        Kind.GUNICORN_GTHREAD: [sys.executable, '-m', 'gunicorn', f'--bind={address}', '--threads=4',
+                                '--header-map=dangerous', module],
+    }
+    return list(commands[kind])
+
+
+def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """What these servers serve; made with the first request."""
+    if not _made:
+        _made.append(Edge(Proxy(os.environ['BACKEND_URL'], 5, float(os.environ['READ_TIMEOUT']))))
+    return _made[0](environ, start_response)
+
+
+_made: list[Application] = []
