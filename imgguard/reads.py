@@ -74,7 +74,8 @@ class Reads:
                  by: Caller) -> Iterable[bytes]:
         """Hand on, unless it is data that Glance rejected and left where it can be read."""
         answer = Captured(self._application, environ)
-        if answer.status in (200, 206) and self._is_in_error(operation.image_id, by):
+        # Glance may stumble over it, too: the Content-Length it then gives is no number.
+        if (answer.status in (200, 206) or answer.status >= 500) and self._is_in_error(operation.image_id, by):
             # Its file is open already, and Glance closes it only once the reading has begun
             # (glance_store/_drivers/filesystem.py, ChunkedFile.__iter__).
             next(iter(answer.send(_ignore)), None)

@@ -146,7 +146,7 @@ class _Upload:
         # Whatever goes wrong in the book-keeping, the client gets Glance's answer.
         with Border(claimed(LOG, self._claim), 'its end could not be settled'):
             kept = self._settle(_answer(status, said, str(logged), reader, answered))
-        if refusal is not None and answer.status != status:
+        if refusal is not None and (answer.status != status or refusal.text not in said):
             return _refusal(refusal, kept)(environ, start_response)
         if self._guarded and kept is not None:
             answer.headers.append((names.KEPT_HEADER, kept))

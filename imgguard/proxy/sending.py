@@ -14,6 +14,8 @@ from imgguard.wsgi import Environ
 BLOCK: Final = 64 * 1024
 # How long a backend has for its refusal where the client asked for it first (Expect: 100-continue).
 _REFUSAL_SECONDS: Final = 0.2
+# How long a backend has to say something of a body that broke off.
+_LAST_WORDS_SECONDS: Final = 5.0
 
 
 class BadRequest(ImgguardError):
@@ -56,13 +58,23 @@ class Sending:
                 # httpcore then reads the answer (``httpcore/_sync/http11.py``, ``handle_request``).
                 raise httpcore.WriteError('the backend has answered')
             self.begun, patience = True, 0
-            block = read(self._source, BLOCK if rest is None else min(rest, BLOCK))
+            block = self._block(stream, rest)
             if not block:
-                if rest is not None:
-                    raise BadRequest(f'The body of the request ended {rest} bytes before its announced length.')
                 return
             rest = None if rest is None else rest - len(block)
             yield block
+
+    def _block(self, stream: Stream, rest: int | None) -> bytes:
+        try:
+            block = read(self._source, BLOCK if rest is None else min(rest, BLOCK))
+            if not block and rest is not None:
+                raise BadRequest(f'The body of the request ended {rest} bytes before its announced length.')
+        except BadRequest as broken:
+            # The backend has cleaned up when it answers, and its own answer is worth more than ours.
+            if stream.answers_broken_body(_LAST_WORDS_SECONDS):
+                raise httpcore.WriteError('the backend has answered') from broken
+            raise
+        return block
 
 
 def sending(environ: Environ) -> Sending | None:

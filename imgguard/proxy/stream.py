@@ -101,6 +101,20 @@ class Stream(httpcore.NetworkStream):
             self._collect()
         return True
 
+    def answers_broken_body(self, seconds: float) -> bool:
+        """End what is sent, although it is not whole, and wait for what the backend says of that.
+
+        :returns: whether it says anything; ``False`` over TLS, where one side cannot end alone
+        """
+        try:
+            if not isinstance(self._socket, ssl.SSLSocket):
+                self._socket.shutdown(socket.SHUT_WR)
+                self.answered(seconds)
+        except OSError:
+            # The backend has hung up.
+            return False
+        return bool(self._early)
+
     def close(self) -> None:
         """See httpcore."""
         self._below.close()
