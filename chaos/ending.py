@@ -61,6 +61,7 @@ class Ending:
         try:
             ids = list(self._world.ledger.by_image())
             _wait(lambda: not any(map(self._store.running, ids)))
+            self._judge_run()
             with ThreadPoolExecutor(_THREADS) as threads:
                 list(threads.map(self._judge_end, self._histories()))
                 list(threads.map(self._retry, self._histories()))
@@ -73,6 +74,13 @@ class Ending:
         finally:
             self._store.close()
         return self.verdict
+
+    def _judge_run(self) -> None:
+        """A run that met nothing must not look like one that found nothing."""
+        if not any(each.arrived for each in self._histories()):
+            self.verdict.wrong.append('This run proves nothing: no upload was acknowledged.')
+        if not self._world.ledger.troubles:
+            self.verdict.wrong.append('This run proves nothing: nothing was broken.')
 
     def _add(self, history: History, problem: str) -> None:
         self.verdict.add(history, problem, self._store.attempts(history.image_id))
