@@ -49,6 +49,8 @@ def run(folder: Path, seconds: float, seed: str) -> Verdict:
             print('No disk is filled: this machine lets us make none that is small.')
         if not can_be_apart():
             print('The hosts have one name, and can prove the deaths of the other: this machine lets us give none.')
+        if world.broker is None:
+            print('Nobody is told of events, and no broker is broken: this machine has no RabbitMQ to start.')
         play(world, seconds, seed)
         verdict = Ending(world, seed).judge()
         print(table(world.ledger, verdict))
