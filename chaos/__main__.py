@@ -19,7 +19,7 @@ from chaos.trouble import directors
 from chaos.world import World, made
 from tests.hosts import can_be_apart
 
-PLAYERS = 8
+PLAYERS = 12
 _ENDED = 128 + signal.SIGTERM
 
 

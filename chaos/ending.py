@@ -199,7 +199,9 @@ class Ending:
             shown = self._client.show(history.image_id)
             problems = [*of.broken(attempts), *of.unseen(history.events)]
             if shown.status == 200 and not history.may_be_deleted(math.inf):
-                problems += of.missing(attempts, shown.json['status'] == 'active', history.judged)
+                # What came past the guard ends no error of its own accord; nobody is shown it all the same.
+                active = shown.json['status'] == 'active' and not history.may_be_unguarded
+                problems += of.missing(attempts, active, history.judged)
             yield from ((history.image_id, f'{problem} [{of}]') for problem in problems)
         for image_id, of in told.items():
             # Nobody was told the id of that image.

@@ -58,8 +58,8 @@ def any_manner(random: Random) -> Manner:
     """One of all, most of them good."""
     return Manner(
         in_chunks=random.random() < 0.5,
-        announced=random.choices(('', 'size', 'digest', 'wrong size', 'wrong digest'), (4, 3, 3, 1, 1))[0],
-        end=random.choices(('whole', 'cut', 'reset', 'deaf'), (6, 2, 1, 1))[0],
+        announced=random.choices(('', 'size', 'digest', 'wrong size', 'wrong digest'), (4, 3, 3, 2, 2))[0],
+        end=random.choices(('whole', 'cut', 'reset', 'deaf'), (6, 3, 1, 1))[0],
         seconds=random.choices((0, random.uniform(0, 3), random.uniform(3, _LONGEST_SECONDS)), (5, 3, 1))[0])
 
 

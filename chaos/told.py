@@ -63,7 +63,7 @@ class Told:
     def missing(self, attempts: Iterable[AttemptRow], active: bool, judged: bool) -> Iterator[str]:
         """What was not told of an image that is there.
 
-        :param active: whether it is active at the end
+        :param active: whether it is active at the end, by what the guard has seen
         :param judged: whether a client declared or reset it: the verdict on a silent attempt then may be replaced
             before it was there
         """
