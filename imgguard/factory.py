@@ -37,6 +37,7 @@ from imgguard.requeue import Requeue
 from imgguard.settings import FILE_OPTION, ProxySettings, Settings, refuse_defaults, resolve, resolve_proxy
 from imgguard.stopwatch import Stopwatch
 from imgguard.store import Store
+from imgguard.store.address import identity
 from imgguard.sweep import Sweep
 from imgguard.tasks import Tasks
 from imgguard.updates import Updates
@@ -87,7 +88,7 @@ class _Parts:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        counted = counts.of(settings.connection)
+        counted = counts.of(identity(settings.connection))
         store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
                       observer=counted)
         publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
