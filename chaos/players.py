@@ -133,6 +133,18 @@ class Player:
         self.upload(image_id)
         thread.join()
 
+    def insist(self, image_id: str) -> None:
+        """A slow upload, and others of a client that does not wait for its end: its host may have stopped."""
+        other = Player(self._ports, self._source, self._ledger, Random(self._random.random()))
+        slow = Manner(seconds=self._random.uniform(3, _LONGEST_SECONDS))
+        thread = threading.Thread(target=other.upload, args=(image_id, slow))
+        thread.start()
+        for _ in range(_MOST_ACTIONS):
+            time.sleep(self._random.uniform(0.5, 3))
+            if self.upload(image_id, Manner(seconds=self._random.uniform(0, 5))).status == 204:
+                break
+        thread.join()
+
     def delete(self, image_id: str) -> None:
         """Delete the image: as a clean-up, or as it is meant."""
         headers = self._random.choice(({}, {}, KEEP, DONT_KEEP))
@@ -252,5 +264,5 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 _ACTIONS: tuple[tuple[Callable[[Player, str], object], int], ...] = (
     (Player.upload, 10), (Player.stage, 2), (Player.stage_and_import, 4), (Player.import_staged, 1),
-    (Player.download, 4), (Player.rival, 2), (Player.delete, 3), (Player.declare, 1), (Player.reset, 1),
-    (Player.wait, 3))
+    (Player.download, 4), (Player.rival, 2), (Player.insist, 2), (Player.delete, 3), (Player.declare, 1),
+    (Player.reset, 1), (Player.wait, 3))
