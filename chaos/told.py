@@ -2,6 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from uuid import UUID, uuid5
 
 from chaos.ledger import Event
 from imgguard.attempts import Happening, Kind, State
@@ -10,6 +12,8 @@ from imgguard.store import AttemptRow
 from tests.broker import Heard
 from tests.uploading import ERROR
 
+# As it was released: with another one repeats could not be dropped over an update.
+_NAMESPACE = UUID('6d3a2b0f-5d0b-4f0e-9a5e-2c1d5b7c4e10')
 _QUEUES = {Happening.ERROR: 'error', Happening.GIVE_UP: 'error', Happening.CLEARED: 'info'}
 _SPOKEN = (State.FAILED, State.LOST)
 
@@ -38,6 +42,8 @@ class Told:
             if any(_content(each) != _content(repeats[0]) or each.message['message_id'] != event_id
                    for each in repeats):
                 yield f'two events have the id {event_id}'
+            if _derived_id(repeats[0]) != event_id:
+                yield f'{event_id} is not the id that {repeats[0].brief} has whenever it is told'
         if len({_content(each) for each in self._events}) < len(self._events):
             yield 'one event has two ids'
         shown: Heard | None = None
@@ -102,6 +108,15 @@ def by_image(heard: Iterable[Heard]) -> dict[str, Told]:
 
 def _is_cleared(event: Heard) -> bool:
     return bool(event.message['event_type'] == Happening.CLEARED.value)
+
+
+def _derived_id(event: Heard) -> str:
+    """What the manual promises: of image, attempt, event, code and moment, and so the same for each publisher."""
+    payload, message = event.payload, event.message
+    at = datetime.fromisoformat(message['timestamp']).replace(tzinfo=UTC).timestamp()
+    return str(uuid5(_NAMESPACE, '\n'.join((
+        payload['id'], payload['created_at'], str(payload['attempt']), message['event_type'], payload['code'],
+        f'{at:.6f}'))))
 
 
 def _content(event: Heard) -> tuple[object, ...]:
