@@ -1,6 +1,10 @@
-"""``python -m chaos [--seconds N] [--seed S]``: exit status 0 when no promise was broken, 1 when one was."""
+"""``python -m chaos [--seconds N] [--seed S]``.
+
+Exit status: 0 when no promise was broken, 1 when one was or the run met nothing, 2 when this machine cannot run it.
+"""
 
 import argparse
+import signal
 import sys
 import tempfile
 import threading
@@ -15,7 +19,8 @@ from chaos.trouble import directors
 from chaos.world import World, made
 from tests.hosts import can_be_apart
 
-PLAYERS = 8
+PLAYERS = 12
+_ENDED = 128 + signal.SIGTERM
 
 
 def play(world: World, seconds: float, seed: str) -> None:
@@ -44,6 +49,8 @@ def run(folder: Path, seconds: float, seed: str) -> Verdict:
             print('No disk is filled: this machine lets us make none that is small.')
         if not can_be_apart():
             print('The hosts have one name, and can prove the deaths of the other: this machine lets us give none.')
+        if world.broker is None:
+            print('Nobody is told of events, and no broker is broken: this machine has no RabbitMQ to start.')
         play(world, seconds, seed)
         verdict = Ending(world, seed).judge()
         print(table(world.ledger, verdict))
@@ -62,6 +69,8 @@ def main() -> int:
     given = parser.parse_args()
     seed = given.seed or str(SystemRandom().randrange(2**32))
     print(f'chaos: seed {seed}, {given.seconds:.0f} seconds', flush=True)
+    # Whoever ends it so, as CI does with a run that was called off, leaves no servers and no disk behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_ENDED))
     try:
         if given.folder is not None:
             given.folder.mkdir()

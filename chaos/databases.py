@@ -24,7 +24,7 @@ class Missing(Exception):
 class Database:
     """One server, in a folder; it runs within the block.
 
-    :raises Missing: its programs are not installed
+    :raises Missing: its programs are not installed, or nobody may run them
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,10 @@ class Database:
         folder.mkdir()
         if os.geteuid() == 0:
             # It refuses to run as root.
-            shutil.chown(folder, 'postgres', 'postgres')
+            try:
+                shutil.chown(folder, 'postgres', 'postgres')
+            except LookupError as error:
+                raise Missing(f'root cannot run PostgreSQL without the user postgres ({error})') from error
         self._run('initdb', '--auth=trust', '--username=postgres', '--encoding=UTF8', '--no-sync',
                   f'--pgdata={folder}/data')
 

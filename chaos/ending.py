@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,15 +15,19 @@ from sqlalchemy import create_engine, text
 from chaos.ledger import Event
 from chaos.players import HEADERS, Manner, Player
 from chaos.promises import History
+from chaos.told import Told, by_image
 from chaos.world import FENCE_SECONDS, LEASE_SECONDS, SILENCE_SECONDS, STALL_SECONDS, World
 from demo.client import Client
 from imgguard.attempts import Kind, State
+from imgguard.notify import POLL_SECONDS
 from imgguard.store import AttemptRow
+from imgguard.store.outbox import CLAIM_SECONDS
 from tests.sockets import GuardsStore
 
 #: After this long all is as it stays: hosts see to what is due about once in a lease.
-_ENOUGH_SECONDS = SILENCE_SECONDS + FENCE_SECONDS + STALL_SECONDS + 20.0
-_POLL_SECONDS = 0.5
+#: It is long, for on a busy machine a retry may be lost itself; only what is broken takes as long.
+_ENOUGH_SECONDS = SILENCE_SECONDS + FENCE_SECONDS + STALL_SECONDS + 100.0
+_LOOK_SECONDS = 0.5
 _THREADS = 4
 #: What is wrong once is seen by every look.
 _MOST_PROBLEMS = 3
@@ -34,10 +39,12 @@ class Verdict:
     """What came out.
 
     :param ends: how many images ended how
+    :param told: how many events of which name were heard, repeats among them
     :param wrong: what must not be; a sentence of each, with what was asked about the image
     """
 
     ends: Counter[str] = field(default_factory=Counter)
+    told: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, history: History, problem: str, attempts: Iterable[AttemptRow]) -> None:
@@ -61,11 +68,13 @@ class Ending:
         try:
             ids = list(self._world.ledger.by_image())
             _wait(lambda: not any(map(self._store.running, ids)))
+            self._judge_run()
             with ThreadPoolExecutor(_THREADS) as threads:
                 list(threads.map(self._judge_end, self._histories()))
                 list(threads.map(self._retry, self._histories()))
             left: list[tuple[str, str]] = []
             _wait(lambda: not self._left(left))
+            left += self._wrong_events()
             for history in self._histories():
                 problems = [*history.broken(), *(problem for of, problem in left if of == history.image_id)]
                 if problems:
@@ -73,6 +82,13 @@ class Ending:
         finally:
             self._store.close()
         return self.verdict
+
+    def _judge_run(self) -> None:
+        """A run that met nothing must not look like one that found nothing."""
+        if not any(each.arrived for each in self._histories()):
+            self.verdict.wrong.append('This run proves nothing: no upload was acknowledged.')
+        if not self._world.ledger.troubles:
+            self.verdict.wrong.append('This run proves nothing: nothing was broken.')
 
     def _add(self, history: History, problem: str) -> None:
         self.verdict.add(history, problem, self._store.attempts(history.image_id))
@@ -89,6 +105,8 @@ class Ending:
         end = 'gone'
         if look.status == 404:
             pass
+        elif _is_half_deleted(history, look):
+            end = 'gone, by halves'
         elif look.shown is None:
             self._add(history, f'it cannot be shown: {look}')
             return
@@ -124,7 +142,8 @@ class Ending:
 
         def active() -> bool:
             look = self._player.look(history.image_id)
-            if look.status == 404 or (look.shown is not None and look.shown['status'] == 'active'):
+            if look.status == 404 or _is_half_deleted(history, look) or (
+                    look.shown is not None and look.shown['status'] == 'active'):
                 return True
             if look.shown is not None and look.shown['status'] == 'uploading':
                 tries.append(self._player.import_staged(history.image_id))
@@ -155,9 +174,10 @@ class Ending:
             for attempt in self._store.attempts(image_id):
                 if attempt.state is State.RUNNING:
                     yield image_id, f'attempt {attempt.number} runs'
+        halves = {each.image_id for each in self._histories() if each.may_be_half_deleted}
         for path in self._world.shared.store.iterdir():
             status = shown.get(path.name, {'status': 'gone'})['status']
-            if status != 'active':
+            if status != 'active' and not (status in ('gone', 'deleted') and path.name in halves):
                 yield path.name, f'its data is stored, but it is {status}'
         for host in self._world.hosts:
             place = host.glance.folder.name
@@ -165,6 +185,35 @@ class Ending:
         for image_id, task in self._tasks():
             if image_id in shown:
                 yield image_id, f'its task {task} is not over'
+
+    def _wrong_events(self) -> Iterator[tuple[str, str]]:
+        """What was told through the broker and is not so, or is so and was not told."""
+        if self._world.broker is None:
+            return
+        _wait(lambda: not self._waiting(), CLAIM_SECONDS + 2 * POLL_SECONDS)
+        yield from ((image_id, 'an event of it was not published') for image_id in self._waiting())
+        heard = self._world.broker.heard()
+        self.verdict.told.update(each.message['event_type'] for each in heard)
+        told = by_image(heard)
+        for history in self._histories():
+            of, attempts = told.pop(history.image_id, Told([])), self._store.attempts(history.image_id)
+            shown = self._client.show(history.image_id)
+            problems = [*of.broken(attempts), *of.unseen(history.events)]
+            if shown.status == 200 and not history.may_be_deleted(math.inf):
+                # What came past the guard ends no error of its own accord; nobody is shown it all the same.
+                active = shown.json['status'] == 'active' and not history.may_be_unguarded
+                problems += of.missing(attempts, active, history.judged)
+            yield from ((history.image_id, f'{problem} [{of}]') for problem in problems)
+        for image_id, of in told.items():
+            # Nobody was told the id of that image.
+            self.verdict.wrong += [f'{image_id}: {each} [{of}]' for each in of.broken(self._store.attempts(image_id))]
+
+    def _waiting(self) -> set[str]:
+        engine = create_engine(self._world.shared.guard_url)
+        with contextlib.closing(engine.connect()) as connection:
+            found = set(connection.execute(text('SELECT image_id FROM imgguard_outbox')).scalars())
+        engine.dispose()
+        return found
 
     def _tasks(self) -> list[tuple[str, str]]:
         engine = create_engine(self._world.shared.glance_url)
@@ -175,10 +224,14 @@ class Ending:
         return found
 
 
+def _is_half_deleted(history: History, look: Event) -> bool:
+    return look.shown is not None and look.shown['status'] == 'deleted' and history.may_be_half_deleted
+
+
 def _wait(look: Callable[[], bool], seconds: float = _ENOUGH_SECONDS) -> bool:
     deadline = time.monotonic() + seconds
     while not look():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_LOOK_SECONDS)
     return True

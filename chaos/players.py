@@ -58,8 +58,8 @@ def any_manner(random: Random) -> Manner:
     """One of all, most of them good."""
     return Manner(
         in_chunks=random.random() < 0.5,
-        announced=random.choices(('', 'size', 'digest', 'wrong size', 'wrong digest'), (4, 3, 3, 1, 1))[0],
-        end=random.choices(('whole', 'cut', 'reset', 'deaf'), (6, 2, 1, 1))[0],
+        announced=random.choices(('', 'size', 'digest', 'wrong size', 'wrong digest'), (4, 3, 3, 2, 2))[0],
+        end=random.choices(('whole', 'cut', 'reset', 'deaf'), (6, 3, 1, 1))[0],
         seconds=random.choices((0, random.uniform(0, 3), random.uniform(3, _LONGEST_SECONDS)), (5, 3, 1))[0])
 
 
@@ -131,6 +131,18 @@ class Player:
         thread = threading.Thread(target=other.upload, args=(image_id,))
         thread.start()
         self.upload(image_id)
+        thread.join()
+
+    def insist(self, image_id: str) -> None:
+        """A slow upload, and others of a client that does not wait for its end: its host may have stopped."""
+        other = Player(self._ports, self._source, self._ledger, Random(self._random.random()))
+        slow = Manner(seconds=self._random.uniform(3, _LONGEST_SECONDS))
+        thread = threading.Thread(target=other.upload, args=(image_id, slow))
+        thread.start()
+        for _ in range(_MOST_ACTIONS):
+            time.sleep(self._random.uniform(0.5, 3))
+            if self.upload(image_id, Manner(seconds=self._random.uniform(0, 5))).status == 204:
+                break
         thread.join()
 
     def delete(self, image_id: str) -> None:
@@ -252,5 +264,5 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 _ACTIONS: tuple[tuple[Callable[[Player, str], object], int], ...] = (
     (Player.upload, 10), (Player.stage, 2), (Player.stage_and_import, 4), (Player.import_staged, 1),
-    (Player.download, 4), (Player.rival, 2), (Player.delete, 3), (Player.declare, 1), (Player.reset, 1),
-    (Player.wait, 3))
+    (Player.download, 4), (Player.rival, 2), (Player.insist, 2), (Player.delete, 3), (Player.declare, 1),
+    (Player.reset, 1), (Player.wait, 3))

@@ -37,6 +37,11 @@ class History:
         return {each.payload.checksum for each in self._data if each.payload is not None and each.payload.whole}
 
     @property
+    def judged(self) -> bool:
+        """Whether a client declared or reset it, or tried to."""
+        return any(each.action in ('declare', 'reset') for each in self.events)
+
+    @property
     def deleted(self) -> bool:
         """Whether a client was told that the image is gone."""
         return any(each.action == 'delete' and each.status == 204 and each.kept in _UNGUARDED for each in self.events)
@@ -46,6 +51,14 @@ class History:
         return any(each.action == 'delete' and each.sent < before and (
             each.status is None or each.status >= 500 or (each.status == 204 and each.kept in _UNGUARDED))
             for each in self.events)
+
+    @property
+    def may_be_half_deleted(self) -> bool:
+        """Whether a DELETE may have broken off in Glance, which takes three steps (glance/location.py, ``remove``).
+
+        It then says ``deleted`` of an image that is there, or leaves its data in the store; no client can end that.
+        """
+        return any(each.action == 'delete' and (each.status is None or each.status >= 500) for each in self.events)
 
     @property
     def may_be_unguarded(self) -> bool:

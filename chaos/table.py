@@ -20,6 +20,7 @@ def table(ledger: Ledger, verdict: Verdict) -> str:
     return '\n\n'.join([
         _aligned([('Broken', 'times'), *_counts(broken)]), _aligned(rows),
         _aligned([('X-OpenStack-Image-Kept', 'answers'), *_counts(kept)]),
+        _aligned([('Events', 'heard'), *_counts(verdict.told)]),
         _aligned([('Images before the last retry', 'count'), *_counts(verdict.ends)]),
         f'promises broken: {len(verdict.wrong)}'])
 

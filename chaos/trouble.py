@@ -1,4 +1,4 @@
-"""What breaks: hosts and their processes in one thread, what they stand on in another.
+"""What breaks: hosts and their processes in one thread, what they stand on in another, the message broker in a third.
 
 Each thread draws its troubles from a shuffled bag, so that in a short run each kind comes about as often as any.
 """
@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from chaos.broker import Broker
 from chaos.databases import Database
+from chaos.ledger import Ledger
 from chaos.world import World
 
 #: How long a host stands still: beyond lease and fence, now and then.
@@ -105,7 +107,7 @@ class Hosts:
 
 
 class Grounds:
-    """What happens to the databases and the disk; a message broker has its place here."""
+    """What happens to the databases and the disk."""
 
     def __init__(self, world: World, stop: threading.Event) -> None:
         self._world = world
@@ -139,10 +141,42 @@ class Grounds:
             database.start()
 
 
+class Messages:
+    """What happens to the message broker."""
+
+    def __init__(self, broker: Broker, ledger: Ledger, stop: threading.Event) -> None:
+        self._broker = broker
+        self._ledger = ledger
+        self._stop = stop
+
+    def strikes(self) -> list[Strike]:
+        """All of it."""
+        return [self.kill, self.end]
+
+    def kill(self, random: Random) -> None:
+        """It crashes, and comes back."""
+        self._restart(signal.SIGKILL, 'broker killed', random)
+
+    def end(self, random: Random) -> None:
+        """It is asked to end, and comes back."""
+        self._restart(signal.SIGTERM, 'broker ended (SIGTERM)', random)
+
+    def _restart(self, what: signal.Signals, name: str, random: Random) -> None:
+        with self._ledger.trouble(name):
+            self._broker.stop(what)
+            self._stop.wait(random.uniform(0, _LONGEST_OUTAGE_SECONDS))
+            self._broker.start()
+            self._broker.wait()
+
+
 def directors(world: World, seed: str, stop: threading.Event) -> list[Director]:
     """Those of this world."""
-    return [Director(Hosts(world, stop).strikes(), Random(f'{seed}/hosts'), (1, 4), stop),
-            Director(Grounds(world, stop).strikes(), Random(f'{seed}/grounds'), (3, 8), stop)]
+    found = [Director(Hosts(world, stop).strikes(), Random(f'{seed}/hosts'), (1, 4), stop),
+             Director(Grounds(world, stop).strikes(), Random(f'{seed}/grounds'), (3, 8), stop)]
+    if world.broker is not None:
+        messages = Messages(world.broker, world.ledger, stop)
+        found.append(Director(messages.strikes(), Random(f'{seed}/messages'), (2, 8), stop))
+    return found
 
 
 def _children(process: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Two hosts, with a database server for Glance and one for the guard, and a store on a disk that can be full."""
+"""Two hosts, a database server for Glance and one for the guard, a broker, and a store on a disk that can be full."""
 
 import contextlib
 import errno
@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.databases import Database
+from chaos.broker import Broker
+from chaos.databases import Database, Missing
 from chaos.ledger import Ledger
 from chaos.source import Source
 from demo.private_glance import Sections
 from demo.server import Kind, Size
+from imgguard.settings import FILE_OPTION
 from tests.hosts import Host, Shared, can_be_apart
 
 LEASE_SECONDS = 5
@@ -64,13 +66,17 @@ class Disk:
 
 @dataclass(slots=True)
 class World:
-    """All that there is; ``hosts`` are replaced when they are started again."""
+    """All that there is; ``hosts`` are replaced when they are started again.
+
+    :param broker: where their events go; ``None`` where this machine has none that could be started
+    """
 
     shared: Shared
     hosts: list[Host]
     glances_database: Database
     guards_database: Database
     disk: Disk
+    broker: Broker | None
     source: Source
     ledger: Ledger
 
@@ -101,13 +107,27 @@ def made(folder: Path) -> Iterator[World]:
     with contextlib.ExitStack() as stack:
         glances, guards = (stack.enter_context(Database(folder / name)) for name in ('glances', 'guards'))
         disk = stack.enter_context(_disk(folder / 'disk'))
+        broker = _broker(folder / 'broker')
+        if broker is not None:
+            stack.enter_context(broker)
         shared = stack.enter_context(Shared(
             folder, 'postgresql', {'glance': glances.url, 'imgguard': guards.url}, disk.folder / 'images'))
-        world = World(shared, [], glances, guards, disk, stack.enter_context(Source()), Ledger())
+        world = World(shared, [], glances, guards, disk, broker, stack.enter_context(Source()), Ledger())
         stack.callback(world.stop)
+        guard = GUARD if broker is None else {
+            **GUARD, FILE_OPTION: broker.configure(folder / 'imgguard.conf', shared.guard_url)}
         for kind, size in SERVERS:
-            world.hosts.append(shared.start(GUARD, kind, SETTINGS, size, apart=can_be_apart()))
+            world.hosts.append(shared.start(guard, kind, SETTINGS, size, apart=can_be_apart()))
+        if broker is not None:
+            broker.wait()
         yield world
+
+
+def _broker(folder: Path) -> Broker | None:
+    try:
+        return Broker(folder)
+    except Missing:
+        return None
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class Kind(StrEnum):
 
     UWSGI_HTTP = 'uwsgi --http'
     UWSGI_HTTP_SOCKET = 'uwsgi --http-socket'
+    #: The application is loaded once, by the master, and its workers are forked from it.
+    UWSGI_FORKED = 'uwsgi --http-socket, forked'
     CHEROOT = 'cheroot'
     GUNICORN_SYNC = 'gunicorn sync'
     GUNICORN_GTHREAD = 'gunicorn gthread'
@@ -184,22 +186,26 @@ def _bytes_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _uwsgi(address: str, size: Size, *listen: str) -> list[str]:
+def _uwsgi(address: str, size: Size, *options: str) -> list[str]:
     return [
-        script('uwsgi'), *listen, address,
+        script('uwsgi'), *options, address,
         '--http-chunked-input', '--http-raw-body', '--http-auto-chunked', '--socket-timeout=30', '--buffer-size=65535',
         '--module=glance.wsgi.api:application', '--virtualenv', sys.prefix,
-        '--need-app', '--lazy-apps', '--master', '--die-on-term', '--exit-on-reload', '--enable-threads',
+        '--need-app', '--master', '--die-on-term', '--exit-on-reload', '--enable-threads',
         '--thunder-lock', '--add-header=Connection: close',
         f'--processes={size.processes}', f'--threads={size.threads}',
     ]
 
 
 def _uwsgi_http(address: str, size: Size) -> list[str]:
-    return _uwsgi(address, size, '--http')
+    return _uwsgi(address, size, '--lazy-apps', '--http')
 
 
 def _uwsgi_http_socket(address: str, size: Size) -> list[str]:
+    return _uwsgi(address, size, '--lazy-apps', '--http-socket')
+
+
+def _uwsgi_forked(address: str, size: Size) -> list[str]:
     return _uwsgi(address, size, '--http-socket')
 
 
@@ -225,6 +231,7 @@ def _gunicorn_gthread(address: str, size: Size) -> list[str]:
 _COMMANDS: dict[Kind, Callable[[str, Size], list[str]]] = {
     Kind.UWSGI_HTTP: _uwsgi_http,
     Kind.UWSGI_HTTP_SOCKET: _uwsgi_http_socket,
+    Kind.UWSGI_FORKED: _uwsgi_forked,
     Kind.CHEROOT: _cheroot,
     Kind.GUNICORN_SYNC: _gunicorn_sync,
     Kind.GUNICORN_GTHREAD: _gunicorn_gthread,

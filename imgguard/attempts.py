@@ -71,7 +71,6 @@ class ErrorState:
     :param at: when, seconds since the epoch
     :param bytes_received: how many bytes that attempt received
     :param user_id: of that attempt, as are ``project_id``, ``host`` and ``worker``
-    :param silent_for: seconds since the last sign of life of that attempt
     :param ended: whether that attempt ended by itself; ``False`` when it was given up as lost, and may still run
     """
 
@@ -86,7 +85,6 @@ class ErrorState:
     project_id: str | None
     host: str
     worker: str
-    silent_for: float = field(compare=False)
     ended: bool
 
 

@@ -55,9 +55,12 @@ class Counts:
             self._recorder.took(action, seconds)
 
 
-_BY_CONNECTION: Final[weakref.WeakValueDictionary[str, Counts]] = weakref.WeakValueDictionary()
+_BY_STORE: Final[weakref.WeakValueDictionary[str, Counts]] = weakref.WeakValueDictionary()
 
 
-def of(connection: str) -> Counts:
-    """The one object of this process for all who name this store; it lives as long as one of them holds it."""
-    return _BY_CONNECTION.setdefault(connection, Counts())
+def of(store: str) -> Counts:
+    """The one object of this process for all who name this store; it lives as long as one of them holds it.
+
+    :param store: as :func:`imgguard.store.address.identity` names it
+    """
+    return _BY_STORE.setdefault(store, Counts())

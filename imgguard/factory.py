@@ -37,6 +37,7 @@ from imgguard.requeue import Requeue
 from imgguard.settings import FILE_OPTION, ProxySettings, Settings, refuse_defaults, resolve, resolve_proxy
 from imgguard.stopwatch import Stopwatch
 from imgguard.store import Store
+from imgguard.store.address import identity
 from imgguard.sweep import Sweep
 from imgguard.tasks import Tasks
 from imgguard.updates import Updates
@@ -87,7 +88,7 @@ class _Parts:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        counted = counts.of(settings.connection)
+        counted = counts.of(identity(settings.connection))
         store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
                       observer=counted)
         publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
@@ -101,6 +102,7 @@ class _Parts:
 class _Glance:
     """How the Glance below is asked and put right, and what is done beside its requests.
 
+    :param release: as of :class:`imgguard.watch.Watch`
     :param around: called with who sent a request, for as long as it is handled
     """
 
@@ -112,6 +114,7 @@ class _Glance:
     housekeeping: Callable[[], object] | None
     recognise: Callable[[Environ], Operation | None] = recognise_negotiated
     around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
+    release: Callable[[str, str], object] = lambda image_id, task_id: None
 
 
 def _inside(application: Application, parts: _Parts) -> _Glance:
@@ -120,7 +123,8 @@ def _inside(application: Application, parts: _Parts) -> _Glance:
     guard, tasks = Guard(parts.store, parts.heartbeat, settings), GlanceTasks()
     recovery = Recovery(parts.store, guard, tasks, Requeue(), parts.workers, settings)
     housekeeping = Housekeeping(parts.store, recovery, tasks, clears=settings.requeue != 'off')
-    return _Glance(guard, GlanceImages(), tasks, recovery, caller, housekeeping.run_once, recognise)
+    return _Glance(guard, GlanceImages(), tasks, recovery, caller, housekeeping.run_once, recognise,
+                   release=tasks.release)
 
 
 def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
@@ -161,7 +165,8 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     history = History(store, presenter, images)
     admission = Admission(application, settings, store, guard, recovery)
     uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
-    watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds)
+    watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds,
+                  glance.release)
     imports = Imports(application, admission, store, guard, heartbeat, images, glance.tasks, watch,
                       recovery.after_failure)
     if glance.housekeeping is not None:

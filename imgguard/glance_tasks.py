@@ -4,11 +4,12 @@ It reads as an administrator: a task is over when it is over, whoever may see it
 read here is shown but through the verdict. Tasks are read when they are expired, too.
 """
 
+import contextlib
 import os
 from collections.abc import Collection
 from typing import Any
 
-from imgguard import glance_stores
+from imgguard import dead_states, glance_stores
 from imgguard.tasks import TYPES, Seen, Task
 
 
@@ -22,7 +23,13 @@ class GlanceTasks:
             image = _database().image_get(_administrator(), image_id)
         except exception.NotFound:
             return None
-        return _properties(image).get('os_glance_import_task')
+        return _properties(image).get(dead_states.LOCK)
+
+    def release(self, image_id: str, task_id: str) -> None:
+        """Take the import lock away from a task that is over, if it has it."""
+        from glance.common import exception
+        with contextlib.suppress(exception.NotFound):
+            _database().image_delete_property_atomic(image_id, dead_states.LOCK, task_id)
 
     def is_gone(self, image_id: str) -> bool:
         """Whether there is no image of this id, of whatever time."""

@@ -14,6 +14,7 @@ from imgguard import counts
 from imgguard.errors import ConfigurationError
 from imgguard.settings import FILE_OPTION, refuse_defaults, refuse_unknown, resolve
 from imgguard.store import Store
+from imgguard.store.address import identity
 from imgguard.wsgi import Application, Environ, StartResponse
 
 _DIRECTORY: Final = 'multiprocess_directory'
@@ -38,7 +39,7 @@ def app_factory(global_conf: dict[str, str], **local_conf: str) -> Application:
     except ImportError as error:
         raise ConfigurationError(f'imgguard: {where} needs the extra "metrics" ({error}); install it with '
                                  "pip install 'imgguard[metrics]'") from error
-    counted = counts.of(settings.connection)
+    counted = counts.of(identity(settings.connection))
     recorder = prometheus.FileRecorder(directory)
     counted.record_with(recorder)
     store = Store(settings.connection, settings.lease_seconds, observer=counted)

@@ -68,8 +68,9 @@ class Recovery:
         if error is not None and not error.ended and error.number == record.last_number and status in DATA:
             # It was given up as lost, and had brought the data all the same.
             return self._store.arrive(record.key, error.number, None)
-        if record.overdue and error is None and status in DATA:
-            # It came by a way past the guard, and would be due for ever.
+        if (error is not None or record.overdue) and status in DATA:
+            # Glance took the data and said that it had not, or it came by a way past the guard: nobody is shown an
+            # error, and those who were told of one wait to hear that it is over.
             return self._store.clear_error(record.image_id, record.created_at) is True
         if record.overdue and error is None and status in ('queued', 'uploading'):
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))

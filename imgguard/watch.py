@@ -27,6 +27,7 @@ LOG: Final = logging.getLogger(__name__)
 IMPORTS: Final = frozenset({Kind.IMPORT, Kind.COPY, Kind.LOCATION})
 _ACCEPTED: Final = 202
 _SEARCHES: Final = 10
+_LETTING_GO_SECONDS: Final = 5.0
 _NO_TIME: Final = float('inf')
 
 
@@ -68,12 +69,14 @@ class Watch:
 
     :param after_failure: called with id and time of creation of an image whose import has failed
     :param stall_seconds: after so long without progress an import has failed
+    :param release: takes the import lock of an image away from a task, by their ids; where nobody can, it does nothing
     :param poll_seconds: between two looks
     :param clock: seconds of a clock that is never set back
     """
 
     def __init__(self, store: Store, guard: Guard, heartbeat: Heartbeat, tasks: Tasks,
-                 after_failure: Callable[[str, str], None], stall_seconds: float, poll_seconds: float = 1.0,
+                 after_failure: Callable[[str, str], None], stall_seconds: float,
+                 release: Callable[[str, str], object] = lambda image_id, task_id: None, poll_seconds: float = 1.0,
                  clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._guard = guard
@@ -81,6 +84,7 @@ class Watch:
         self._tasks = tasks
         self._after_failure = after_failure
         self._stall = stall_seconds
+        self._release = release
         self._poll = poll_seconds
         self._clock = clock
         self._lock = threading.Lock()
@@ -143,7 +147,7 @@ class Watch:
         seen = self._tasks.look(each.image.image_id, each.image.created_at, each.task_id, stores_too=late)
         causes = () if each.task_id is None else glance_log.causes(each.task_id)
         result = judge(each.kind, seen, causes, each.idle(seen, self._clock()), self._stall)
-        if result is None:
+        if result is None or self._is_letting_go(each, seen):
             return False
         try:
             end(self._guard, each, result, seen)
@@ -156,6 +160,19 @@ class Watch:
         if result.verdict is Verdict.FAILED and each.guarded:
             self._after_failure(each.image.image_id, each.image.created_at)
         return True
+
+    def _is_letting_go(self, each: Import, seen: Seen) -> bool:
+        """Whether Glance may be about to let go of the lock on the image; if it does not, nobody else does.
+
+        It ends the task first (api_image_import.py, ``_CompleteTask``), and its database may go away in between.
+        """
+        if not each.guarded or each.task_id is None or seen.task is None or seen.task.status != 'success' or (
+                self._tasks.holder(each.image.image_id) != each.task_id):
+            return False
+        if each.idle_so_far(self._clock()) < _LETTING_GO_SECONDS:
+            return True
+        self._release(each.image.image_id, each.task_id)
+        return False
 
 
 def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> bool:

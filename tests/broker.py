@@ -50,27 +50,35 @@ class Heard:
         return self.message['event_type'], self.payload['attempt'], self.payload['code']
 
 
-class Listener:
-    """Consumes the notifications of one topic."""
+def configuration(topic: str, connection: str, url: str = URL, more: str = '') -> str:
+    """An oslo.config file for a guard whose events go to a topic.
 
-    def __init__(self, connection: Any) -> None:
-        self.topic: Final = f'imgguard_test_{uuid4().hex}'
+    :param connection: of the guard's store
+    :param more: further lines of its group [imgguard], or groups
+    """
+    return (f'[DEFAULT]\ncontrol_exchange = {topic}\ntransport_url = {url}\n'
+            f'[oslo_messaging_notifications]\ndriver = messagingv2\ntopics = {topic}\n'
+            f'[imgguard]\nconnection = {connection}\n{more}\n')
+
+
+class Listener:
+    """Consumes the notifications of one topic, of one that nobody else knows unless it is named.
+
+    :param durable: whether its queues outlive a restart of the broker
+    """
+
+    def __init__(self, connection: Any, topic: str | None = None, durable: bool = False) -> None:
+        self.topic: Final = topic or f'imgguard_test_{uuid4().hex}'
         self._channel = connection.channel()
-        self._exchange = kombu.Exchange(self.topic, type='topic', durable=False)
+        self._exchange = kombu.Exchange(self.topic, type='topic', durable=durable)
         self._queues = {queue: kombu.Queue(f'{self.topic}.{queue}', self._exchange, f'{self.topic}.{queue}',
-                                           channel=self._channel, durable=False) for queue in QUEUES}
+                                           channel=self._channel, durable=durable) for queue in QUEUES}
         for queue in self._queues.values():
             queue.declare()
 
     def configure(self, path: Path, connection: str, url: str = URL, more: str = '') -> str:
-        """Write an oslo.config file for a guard whose events go to this topic, and return its path.
-
-        :param connection: of the guard's store
-        :param more: further lines of its group [imgguard]
-        """
-        path.write_text(f'[DEFAULT]\ncontrol_exchange = {self.topic}\ntransport_url = {url}\n'
-                        f'[oslo_messaging_notifications]\ndriver = messagingv2\ntopics = {self.topic}\n'
-                        f'[imgguard]\nconnection = {connection}\n{more}\n')
+        """Write a :func:`configuration` for this topic, and return its path."""
+        path.write_text(configuration(self.topic, connection, url, more))
         return str(path)
 
     def heard(self) -> list[Heard]:

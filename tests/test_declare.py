@@ -261,6 +261,16 @@ def test_an_admin_may_declare_for_a_project(pipelines: Pipelines, images: Images
     assert images.show(image_id)['status'] == 'error'
 
 
+def test_staged_data_does_not_stand_in_the_way_of_an_upload(images: Images) -> None:
+    image_id = images.created(KEEP)
+    octets = {'Content-Type': 'application/octet-stream'}
+    assert images.request('PUT', f'/v2/images/{image_id}/stage', octets, DATA).status_int == 204
+    assert patch(images, image_id, DECLARED).status_int == 200
+    assert images.show(image_id)['status'] == 'error'
+    assert images.upload(image_id, DATA).status_int == 204
+    assert images.show(image_id)['status'] == 'active'
+
+
 # Reset
 
 @pytest.mark.parametrize('media_type', ['2.1', '2.0'])

@@ -107,6 +107,22 @@ def housekeeping(pipelines: Pipelines, clears: bool = True) -> Housekeeping:
     return Housekeeping(store, recovery, GlanceTasks(), clears)
 
 
+def test_an_upload_that_glance_took_and_said_that_it_had_not(
+    pipelines: Pipelines, images: Images, glance: Glance,
+) -> None:
+    """Its database went away as it answered. Nobody is shown the error, and whoever was told of it hears its end."""
+    image_id = images.created(KEEP)
+    claim = glance.attempt(image_id, UPLOAD)
+    assert glance.bare.upload(image_id, DATA).status_int == 204
+    pipelines.store.finish(claim, State.FAILED, CUT, shown=True, http_status=500, bytes_received=len(DATA))
+    record = pipelines.record(image_id)
+    assert record is not None and record.error is not None
+    housekeeping(pipelines).run_once()
+    record = pipelines.record(image_id)
+    assert record is not None and record.error is None
+    assert (glance.status(image_id), images.show(image_id)['size']) == ('active', len(DATA))
+
+
 def test_an_upload_whose_host_died(pipelines: Pipelines, images: Images, glance: Glance) -> None:
     image_id = images.created(KEEP)
     killed(glance.bare, image_id)

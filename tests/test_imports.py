@@ -375,3 +375,37 @@ def test_an_import_that_ends_during_an_outage_of_the_store(
     heartbeat.beat()
     attempt, = store.attempts(claim.key, 10)
     assert (attempt.state, attempt.code) == (State.FAILED, 'source_unreachable')
+
+
+def test_a_lock_that_glance_does_not_let_go_of(
+    scene: Scene, pipelines: Pipelines, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its database went away after the task had ended and before the lock went, which comes last."""
+    import glance.db
+    image_id = scene.images.created()
+    bare = Images(pipelines.bare, scene.images.caller)
+    image = bare.show(image_id)
+    answer = bare.json('POST', f'/v2/images/{image_id}/import', {
+        'method': {'name': 'web-download', 'uri': scene.source.url('good')}})
+    task_id = ended_task(image_id, answer.headers['X-OpenStack-Request-Id'])
+    until(lambda: GlanceTasks().holder(image_id) is None)
+    glance.db.get_api().image_set_property_atomic(image_id, 'os_glance_import_task', task_id)
+    store = pipelines.store
+    claim = store.begin(image_id, image['created_at'], image['owner'], NewAttempt(
+        Kind.IMPORT, True, 'req-1', 'alice', image['owner'], 'host', 'worker', None))
+    assert isinstance(claim, Claim)
+    monkeypatch.setattr('imgguard.servers.threads_run', lambda: False)
+    heartbeat, now = Heartbeat(store, 60, Workers()), [1000.0]
+    watch = Watch(store, Guard(store, heartbeat, resolve({}, 'this test')), heartbeat, GlanceTasks(),
+                  lambda image_id, created_at: None, 3600, GlanceTasks().release, 600, lambda: now[0])
+    watch.add(Import(Kind.IMPORT, Image(image_id, image['created_at'], 'queued', image['owner'], None), claim, True,
+                     task_id, []))
+    for _ in range(2):
+        watch.look()
+        assert GlanceTasks().holder(image_id) == task_id, 'Glance may be about to'
+        assert store.attempts(claim.key, 1)[0].state is State.RUNNING
+        now[0] += 4.9
+    now[0] += 1
+    watch.look()
+    assert GlanceTasks().holder(image_id) is None
+    assert store.attempts(claim.key, 1)[0].state is State.SUCCEEDED

@@ -19,6 +19,7 @@ from imgguard.operations import Action, Operation
 from imgguard.prometheus import BUCKETS, FileRecorder
 from imgguard.stopwatch import Stopwatch
 from imgguard.store import Store
+from imgguard.store.address import identity
 from imgguard.wsgi import Environ, StartResponse
 from tests.conftest import OverrideGlance
 from tests.harness import IDENTITY, InProcessGlance
@@ -273,7 +274,7 @@ def test_nothing_a_caller_sends_becomes_a_label(metered: Metered) -> None:
 
 
 def test_a_keep_section_counts_together_with_the_other(metered: Metered) -> None:
-    other = counts.of(metered.connection)
+    other = counts.of(identity(metered.connection.replace('sqlite:', 'sqlite+pysqlite:') + '?timeout=60'))
     assert other.wanted
     other.ended(End(Kind.UPLOAD, State.SUCCEEDED, None, 5))
     assert metered.samples().nonzero(RECEIVED) == {'upload': 5}

@@ -63,8 +63,9 @@ def _check(samples: Samples, times: int) -> None:
 
 @pytest.mark.parametrize(('kind', 'arguments'), [
     (Kind.UWSGI_HTTP_SOCKET, ()),
+    (Kind.UWSGI_FORKED, ()),
     (Kind.GUNICORN_SYNC, ('--preload',)),
-], ids=['uwsgi', 'gunicorn --preload'])
+], ids=['uwsgi', 'uwsgi forked', 'gunicorn --preload'])
 def test_the_sum_is_right_and_the_killed_lose_nothing(
     glance: PrivateGlance, kind: Kind, arguments: tuple[str, ...], tmp_path: Path,
 ) -> None:

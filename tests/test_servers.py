@@ -31,7 +31,9 @@ DATA = bytes(range(251)) * 800
 
 # The first ones are shared, so that pytest keeps the tests of one server together.
 UWSGI = [Kind.UWSGI_HTTP, Kind.UWSGI_HTTP_SOCKET]
-on_all = pytest.mark.parametrize('kind', list(Kind), indirect=True)
+# What is forked reads its bodies as the others do.
+ALL = [kind for kind in Kind if kind is not Kind.UWSGI_FORKED]
+on_all = pytest.mark.parametrize('kind', ALL, indirect=True)
 on_uwsgi = pytest.mark.parametrize('kind', UWSGI, indirect=True)
 on_all_framings = pytest.mark.parametrize('in_chunks', [False, True], ids=['Content-Length', 'chunked'])
 

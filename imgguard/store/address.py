@@ -15,6 +15,9 @@ from imgguard.errors import ConfigurationError
 _EXAMPLES: Final = ('sqlite:////var/lib/glance/imgguard.db, postgresql+psycopg://user:password@host/imgguard '
                     'or mysql+pymysql://user:password@host/imgguard')
 _DRIVERS: Final = {'sqlite': 'pysqlite', 'postgresql': 'psycopg', 'mysql': 'pymysql', 'mariadb': 'pymysql'}
+_PORTS: Final = {'postgresql': 5432, 'mysql': 3306}
+# Parameters of the URL that tell where the server is; all others tell how it is spoken to.
+_PLACES: Final = ('host', 'port', 'unix_socket', 'service')
 _EXTRAS: Final = {'postgresql': 'imgguard[postgresql]', 'mysql': 'imgguard[mysql]', 'mariadb': 'imgguard[mysql]'}
 
 
@@ -53,6 +56,23 @@ def place(url: URL) -> str:
         return f'SQLite file {url.database}'
     port = f':{url.port}' if url.port else ''
     return f'{url.get_backend_name()} database {url.database} at {url.host or "localhost"}{port}'
+
+
+def identity(text: str) -> str:
+    """The same text for all ways to write one address: who asks, with which driver and how does not matter.
+
+    Names are not looked up: ``localhost`` and ``127.0.0.1`` are two servers.
+
+    :raises ConfigurationError: as :func:`parsed`
+    """
+    url = parsed(text)
+    backend = url.get_backend_name()
+    if backend == 'sqlite':
+        return f'sqlite {os.path.normpath(url.database or "")}'
+    server = 'mysql' if backend == 'mariadb' else backend
+    places = [f'{name}={url.query[name]}' for name in _PLACES if name in url.query]
+    host = (url.host or 'localhost').lower()
+    return ' '.join([server, host, str(url.port or _PORTS[server]), url.database or '', *places])
 
 
 def _check_path(option: str, path: str | None) -> None:

@@ -155,7 +155,8 @@ class Rows:
     def declare(self, connection: Connection, known: ImageRecord, new: NewAttempt, failure: Failure) -> int:
         """Put an image in error that no attempt holds, as an entry of its history, whose number is returned."""
         key, number = known.key, self.enter(connection, known, new)
-        if known.last_number > known.cleared_number:
+        if known.last_number:
+            # Also where nothing was left: what a good stage has brought is not to be imported any more.
             connection.execute(self._sql.remain(), {'of_key': key})
         connection.execute(self._sql.end(), {
             'of_key': key, 'of_number': number, 'state': State.FAILED.value, 'code': failure.code,

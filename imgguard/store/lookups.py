@@ -130,7 +130,7 @@ class Lookups:
         joined = images.outerjoin(
             running, and_(running.c.image_key == images.c.key, running.c.number == images.c.running_number)
         ).outerjoin(shown, and_(shown.c.image_key == images.c.key, shown.c.number == images.c.error_number))
-        return select(*RECORD_COLUMNS, *self._clock.judged(), *facts(running, self._clock), *facts(shown, self._clock),
+        return select(*RECORD_COLUMNS, *self._clock.judged(), *facts(running), *facts(shown),
                       proven.label('proven')).select_from(joined)
 
 

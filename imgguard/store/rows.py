@@ -8,7 +8,6 @@ from sqlalchemy import Column, ColumnElement, Connection, FromClause, Insert, Ta
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from imgguard.attempts import ErrorState, ImageRecord, Kind, Running, State
-from imgguard.store.clock import Clock
 from imgguard.store.models import attempts, images
 
 # The order is that in which record() takes them.
@@ -20,7 +19,7 @@ RECORD_COLUMNS: Final = (
     images.c.running_since, images.c.running_at,
 )
 ATTEMPT_COLUMNS: Final = tuple(column for column in attempts.c if column.name != 'image_key')
-FACTS: Final = 9
+FACTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +61,15 @@ class AttemptRow:
     silent_for: float = field(compare=False)
 
 
-def facts(table: FromClause, clock: Clock) -> tuple[ColumnElement[Any], ...]:
+def facts(table: FromClause) -> tuple[ColumnElement[Any], ...]:
     """The columns of ``attempts`` (or an alias of it) that :func:`record` needs of one; :data:`FACTS` of them."""
-    silent_for: ColumnElement[float] = clock.now() - table.c.updated_at
     return (table.c.kind, table.c.state, table.c.user_id, table.c.project_id, table.c.host, table.c.worker,
-            table.c.task_id, silent_for, table.c.handed_on)
+            table.c.task_id, table.c.handed_on)
 
 
 def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], shown: Sequence[Any],
            silence: float) -> ImageRecord:
-    """The value of a row of :data:`RECORD_COLUMNS` followed by what :meth:`Clock.judged` adds.
+    """The value of a row of :data:`RECORD_COLUMNS` followed by what :meth:`imgguard.store.clock.Clock.judged` adds.
 
     :param proven: whether its running attempt had its chance to give another sign of life
     :param running: the :func:`facts` of that attempt, if there is one
@@ -83,11 +81,11 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
      _) = row
     error = holder = None
     if error_number is not None:
-        kind, state, user_id, project_id, host, worker, _, silent, _ = shown
+        kind, state, user_id, project_id, host, worker, _, _ = shown
         error = ErrorState(error_number, code, text, error_at, request_id, received, Kind(kind), user_id, project_id,
-                           host, worker, silent, state == State.FAILED.value)
+                           host, worker, state == State.FAILED.value)
     if running_number is not None:
-        kind, _, _, _, host, worker, task_id, _, handed_on = running
+        kind, _, _, _, host, worker, task_id, handed_on = running
         alive = silent_for <= silence or not proven
         holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for,
                          bool(handed_on))

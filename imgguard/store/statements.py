@@ -69,7 +69,7 @@ class Statements:
         self.by_name = prepared(lambda: self._locking().where(
             images.c.image_id == bindparam('of_id'), images.c.created_at == bindparam('of_time')))
         self.by_key = prepared(lambda: self._locking().where(images.c.key == bindparam('of_key')))
-        self.facts = prepared(lambda: select(attempts.c.number, *facts(attempts, self._clock)).where(
+        self.facts = prepared(lambda: select(attempts.c.number, *facts(attempts)).where(
             attempts.c.image_key == bindparam('of_key'),
             attempts.c.number.in_([bindparam('of_running'), bindparam('of_shown')])))
         self.proven = prepared(lambda: select(self._clock.proven()))

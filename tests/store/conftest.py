@@ -29,7 +29,7 @@ RUNNING = Running(1, guarded=True, alive=True, since=0.0, kind=Kind.UPLOAD, host
                   silent_for=0.0)
 VERDICT = ErrorState(1, 'client_disconnected', 'The connection was lost.', at=0.0, request_id='req-1', bytes_received=7,
                      kind=Kind.UPLOAD, user_id='user', project_id='project', host='host', worker='worker',
-                     silent_for=0.0, ended=True)
+                     ended=True)
 SILENCE = LEASE + SKEW
 CREATED = '2026-11-22T22:19:29Z'
 

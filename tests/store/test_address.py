@@ -4,7 +4,7 @@ import pytest
 
 from imgguard.errors import ConfigurationError
 from imgguard.store import Store
-from imgguard.store.address import parsed, place
+from imgguard.store.address import identity, parsed, place
 
 GOOD = {
     'sqlite:////var/lib/glance/imgguard.db': 'SQLite file /var/lib/glance/imgguard.db',
@@ -23,6 +23,26 @@ def test_good_ones(text: str) -> None:
 def test_a_database_without_a_driver_gets_the_tested_one() -> None:
     assert [parsed(f'{name}://db/imgguard').drivername for name in ('postgresql', 'mysql', 'mariadb')] == [
         'postgresql+psycopg', 'mysql+pymysql', 'mariadb+pymysql']
+
+
+@pytest.mark.parametrize('texts', [
+    ('sqlite:////var/lib/glance/imgguard.db', 'sqlite+pysqlite:////var/lib/glance/imgguard.db?timeout=60',
+     'sqlite:////var/lib//glance/./imgguard.db'),
+    ('postgresql://guard:sesame@db/imgguard', 'postgresql+psycopg://guard:sesame@DB:5432/imgguard',
+     'postgresql://other:sesame@db/imgguard?connect_timeout=5'),
+    ('mysql://guard:ses%40me@db/imgguard', 'mariadb+pymysql://guard:ses%40me@db:3306/imgguard?charset=utf8mb4'),
+    ('mysql:///imgguard?unix_socket=/run/mysqld.sock&charset=utf8mb4',
+     'mysql://localhost/imgguard?charset=utf8&unix_socket=/run/mysqld.sock'),
+])
+def test_one_address_in_other_words(texts: tuple[str, ...]) -> None:
+    assert len({identity(text) for text in texts}) == 1
+
+
+def test_other_addresses() -> None:
+    texts = (*GOOD, 'postgresql://db/other', 'postgresql://db2/imgguard', 'mysql://db:3307/imgguard',
+             'sqlite:////var/lib/glance/other.db', 'mysql:///imgguard', 'postgresql:///imgguard?host=/run/a')
+    assert len({identity(text) for text in texts}) == len(texts)
+    assert not any('sesame' in identity(text) for text in texts)
 
 
 @pytest.mark.parametrize(('text', 'says'), [

@@ -212,7 +212,7 @@ def test_silence_beyond_lease_and_skew_is_the_end(store: Store, hands: Hands) ->
     again = store.begin('image', CREATED, 'owner', UPLOAD)
     assert isinstance(again, Claim)
     assert again.number == 2
-    assert again.error == replace(LOST, at=hands.seconds, silent_for=SILENCE + 0.25)
+    assert again.error == replace(LOST, at=hands.seconds)
     lost = store.attempts(claim.key, 10)[1]
     assert (lost.state, lost.code, lost.message, lost.finished_at) == (
         State.LOST, 'worker_lost', default_text('worker_lost'), hands.seconds)
@@ -242,7 +242,7 @@ def test_lose_writes_the_verdict_once(store: Store, hands: Hands) -> None:
     assert not store.lose(claim.key, 1)
     record = store.records(['image'])['image', CREATED]
     assert record.running is None
-    assert record.error == replace(LOST, at=hands.seconds, bytes_received=5, silent_for=SILENCE + 1)
+    assert record.error == replace(LOST, at=hands.seconds, bytes_received=5)
 
 
 def test_lose_takes_only_the_attempt_it_names(store: Store, hands: Hands) -> None:

@@ -104,6 +104,14 @@ def test_a_declaration_leaves_nothing_but_what_was_there_before(store: Store, ha
     assert known(store).remains, 'from now on the image is kept, and a retry must find it clean'
 
 
+def test_a_declaration_leaves_what_was_staged(store: Store) -> None:
+    claim = begun(store, new=replace(UPLOAD, kind=Kind.STAGE))
+    store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=10)
+    assert not known(store).remains, 'it waits for its import'
+    store.declare('image', CREATED, 'owner', DECLARATION, Failure('declared', 'never'))
+    assert known(store).remains
+
+
 def test_what_cannot_be_done_now_is_named_later(store: Store, hands: Hands) -> None:
     claim = failed(store)
     store.postpone_clearing(claim.key, 100)

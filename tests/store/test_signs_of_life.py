@@ -205,7 +205,7 @@ def test_a_late_failure_tells_more_than_that_it_was_lost(store: Store, hands: Ha
     claim = begun(store)
     _lost(store, hands, claim)
     lost = replace(VERDICT, code='worker_lost', text=default_text('worker_lost'), at=hands.seconds, bytes_received=0,
-                   silent_for=SILENCE + 1, ended=False)
+                   ended=False)
     assert error_of(store) == lost
     hands.seconds += 5
     assert store.finish(claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
