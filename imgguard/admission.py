@@ -100,7 +100,8 @@ class Admission:
         except Exception as error:
             # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
             LOG.exception('cannot ask Glance about an image')
-            return self._unguarded(error, bool(asked), kind, environ, start_response)
+            sticky = any(record.keep for record in records.values())
+            return self._unguarded(error, sticky if asked is None else asked, kind, environ, start_response)
         record = records.get((image.image_id, image.created_at))
         if record is not None:
             try:

@@ -33,7 +33,7 @@ from webtest import TestApp
 
 from demo.private_glance import Options, PrivateGlance, Sections, lay_out
 from demo.server import Kind, Server, Size, start
-from tests.harness import IDENTITY, SERVERS, InProcessGlance, administer, skip_or_fail
+from tests.harness import IDENTITY, SERVERS, THROUGH_PROXY, InProcessGlance, administer, skip_or_fail
 from tests.hosts import Host, Shared, best_backend, can_be_apart, can_have_a_clock
 
 
@@ -133,11 +133,14 @@ def new_glance_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ne
 
 @pytest.fixture(scope='session')
 def in_process_glance(
-    glance_template: PrivateGlance, tmp_path_factory: pytest.TempPathFactory,
+    glance_template: PrivateGlance, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest,
 ) -> Iterator[InProcessGlance]:
     """The one Glance of this process; its ``glance`` tells the places of its files and database."""
     folder = tmp_path_factory.mktemp('glance-in-process') / 'glance'
-    glance = InProcessGlance(lay_out(folder, guard=None, identity=IDENTITY, database=glance_template.database))
+    # Behind the proxy it has threads of its own, and SQLite would refuse one writer of several.
+    settings: Sections = request.getfixturevalue('new_glance_database')() if THROUGH_PROXY else {}
+    glance = InProcessGlance(lay_out(folder, guard=None, identity=IDENTITY, settings=settings,
+                                     database=None if settings else glance_template.database))
     yield glance
     glance.close()
 

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData, Table, create_engine, event, insert, te
 from imgguard import listing, presenter
 from imgguard.store.models import images as rows_of_the_guard
 from tests.conftest import OverrideGlance
-from tests.harness import InProcessGlance
+from tests.harness import InProcessGlance, in_process_only
 from tests.identity import token
 from tests.uploading import ERROR, KEEP, Images, Pipelines, comparable, new_project
 
@@ -253,6 +253,7 @@ def test_limit_0_is_an_empty_page(shelf: Shelf) -> None:
     assert page['images'] == [] and 'next' not in page
 
 
+@in_process_only('the policy is set within')
 def test_pages_that_glances_policy_makes_shorter(
     in_process_glance: InProcessGlance, tmp_path: Path, override_glance: OverrideGlance,
 ) -> None:
@@ -346,6 +347,7 @@ def test_a_filtered_list_costs_few_queries(shelf: Shelf, queries: Queries) -> No
     assert queries.of(shelf.images, '/v2/images?status=queued') <= 4
 
 
+@in_process_only('the answer is counted within')
 def test_an_answer_without_a_waiting_image_is_not_even_parsed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presenter, 'json', None)
     for path in ('/v2/images?status=active', f'/v2/images/{next(iter(shelf.active))}', '/v2/images?name=nosuch'):

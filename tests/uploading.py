@@ -227,7 +227,7 @@ def new_project() -> str:
 
 
 _CHANGING = re.compile(
-    r'[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?:image|project)-[0-9a-f]{8}|'
+    r'(?<=//localhost):80(?=/)|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?:image|project)-[0-9a-f]{8}|'
     r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?')
 
 
