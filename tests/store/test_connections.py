@@ -62,8 +62,7 @@ def test_a_write_survives_a_dead_connection(server: str, url: str, database: Dat
 
 
 @pytest.mark.parametrize('number,same', [(1047, False), (1213, True), (1684, True)])
-def test_what_a_node_of_a_cluster_refuses_is_asked_again(server: str, database: Database, number: int,
-                                                        same: bool) -> None:
+def test_what_a_node_refuses_is_asked_again(server: str, database: Database, number: int, same: bool) -> None:
     """On another connection where this one's node has lost the cluster: the next may reach another node."""
     if server != 'mariadb':
         pytest.skip('only MariaDB has nodes')
