@@ -15,15 +15,24 @@ REMEDY: Final = 'run `imgguard-manage db upgrade`'
 # lock not available (the session waits for a lock only so long, see engine.py).
 _REPEAT_STATES: Final = frozenset({'40001', '40P01', '55P03'})
 # https://mariadb.com/kb/en/mariadb-error-codes/: lock wait timeout, deadlock (also what Galera
-# answers when it cannot certify), record changed since last read (MariaDB >= 11.6). By number,
-# because PyMySQL before 1.2 tells no state.
-_REPEAT_NUMBERS: Final = frozenset({1205, 1213, 1020})
+# answers when it cannot certify), record changed since last read (MariaDB >= 11.6), and the table
+# was being changed. By number, because PyMySQL before 1.2 tells no state.
+_REPEAT_NUMBERS: Final = frozenset({1205, 1213, 1020, 1412, 1684})
+
+# Of these, those that did not wait in vain.
+_COLLISION_STATES: Final = frozenset({'40001', '40P01'})
+_COLLISION_NUMBERS: Final = _REPEAT_NUMBERS - {1205}
+#: A node of Galera that has lost the cluster, or is not yet in it, refuses everything.
+NOT_IN_CLUSTER: Final = 1047
+# Table, column or index is there already, a row with this key too.
+_MADE_NUMBERS: Final = frozenset({1050, 1060, 1061, 1062})
 
 _NO_TABLE_STATE: Final = '42P01'
 _NO_TABLE_NUMBER: Final = 1146
 # Numbers whose messages speak of the server and the account, never of values: no access, no such
-# database, too many connections, denied, read-only, and the client's own (2000 and up).
-_TELLING_NUMBERS: Final = frozenset({1040, 1044, 1045, 1049, 1130, 1142, 1203, 1205, 1213, 1290, 1792, 1836})
+# database, too many connections, denied, read-only, outside the cluster, and the client's own (2000 and up).
+_TELLING_NUMBERS: Final = frozenset({
+    1040, 1044, 1045, NOT_IN_CLUSTER, 1049, 1130, 1142, 1203, 1205, 1213, 1290, 1792, 1836})
 
 
 class OutcomeUnknown(StoreUnavailable):
@@ -54,6 +63,17 @@ def may_repeat(error: SQLAlchemyError) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     return error.connection_invalidated or _state(error) in _REPEAT_STATES or _number(error) in _REPEAT_NUMBERS
+
+
+def made_meanwhile(error: SQLAlchemyError) -> bool:
+    """Whether MariaDB refused a change of the tables, or a row, because somebody else was quicker with it."""
+    return isinstance(error, DBAPIError) and _number(error) in _MADE_NUMBERS | _REPEAT_NUMBERS
+
+
+def collided(error: SQLAlchemyError) -> bool:
+    """Whether a transaction gave way to another one, at once, and the other went on."""
+    return isinstance(error, DBAPIError) and (
+        _state(error) in _COLLISION_STATES or _number(error) in _COLLISION_NUMBERS)
 
 
 @contextmanager

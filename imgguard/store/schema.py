@@ -3,16 +3,18 @@
 Alembic is imported where it is needed only: it takes 10 MiB, which every worker would hold for life.
 """
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, inspect, text, update
+from sqlalchemy.exc import DBAPIError
 
 from imgguard.errors import StoreUnavailable
 from imgguard.store.engine import Database
-from imgguard.store.failures import REMEDY, translated
+from imgguard.store.failures import REMEDY, made_meanwhile, translated
 from imgguard.store.files import locked, make_private
 from imgguard.store.models import HEAD, VERSION_TABLE, attempts, images, outbox, workers
 
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 # Any number will do that no other user of a shared PostgreSQL takes: the ASCII of "imgguard".
 _ADVISORY_LOCK: Final = int.from_bytes(b'imgguard', 'big')
 _WAIT_SECONDS: Final = 20
-_VERSION: Final = text(f'SELECT version_num FROM {VERSION_TABLE}')
+# Seconds between tries on MariaDB, enough for another node to make one table or index.
+_PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+# The highest, for a node that was late may have left a lower one beside it, see _run_among_nodes().
+_VERSION: Final = text(f'SELECT max(version_num) FROM {VERSION_TABLE}')
+_LOWER: Final = text(f'DELETE FROM {VERSION_TABLE} WHERE version_num < :at')
 
 
 def version(database: Database) -> str | None:
@@ -116,9 +122,32 @@ def _run_locked(connection: Connection) -> None:
     if connection.execute(text('SELECT get_lock(:name, :wait)'), {'name': name, 'wait': _WAIT_SECONDS}).scalar() != 1:
         raise StoreUnavailable('another process is upgrading the store of imgguard: try again when it is done')
     try:
-        _run(connection)
+        _run_among_nodes(connection)
     finally:
         connection.execute(text('SELECT release_lock(:name)'), {'name': name})
+
+
+def _run_among_nodes(connection: Connection) -> None:
+    """Upgrade although the nodes of Galera do not know of each other's locks.
+
+    Each table, column and index is made on all nodes at once, and only once. A migration leaves out what it finds; one
+    that another node was quicker with begins anew from where the store is then. Late ones may note a revision beside
+    a higher one, of which they are rid here.
+    """
+    from alembic.util import CommandError
+    for pause in (*_PAUSES, None):
+        try:
+            # What is asked outside a transaction is asked of the present, on all nodes.
+            connection.exec_driver_sql('COMMIT')
+            at = _version(connection)
+            if at is not None:
+                connection.execute(_LOWER, {'at': at})
+            return _run(connection)
+        except (DBAPIError, CommandError) as error:
+            helps = made_meanwhile(error) if isinstance(error, DBAPIError) else _version(connection) in _known()
+            if pause is None or not helps:
+                raise
+        time.sleep(pause)
 
 
 def _run(connection: Connection) -> None:

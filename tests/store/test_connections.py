@@ -61,6 +61,24 @@ def test_a_write_survives_a_dead_connection(server: str, url: str, database: Dat
     assert len(database.read(lambda connection: connection.execute(select(images)).all())) == 1
 
 
+@pytest.mark.parametrize('number,same', [(1047, False), (1213, True), (1684, True)])
+def test_what_a_node_refuses_is_asked_again(server: str, database: Database, number: int, same: bool) -> None:
+    """On another connection where this one's node has lost the cluster: the next may reach another node."""
+    if server != 'mariadb':
+        pytest.skip('only MariaDB has nodes')
+    sessions: list[int] = []
+
+    def ask(connection: Connection) -> int:
+        session: int = connection.exec_driver_sql(SESSION[server]).scalar_one()
+        sessions.append(session)
+        if len(sessions) == 1:
+            connection.exec_driver_sql(f"SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = {number}")
+        return session
+
+    assert database.read(ask) == sessions[1]
+    assert (sessions[0] == sessions[1]) is same
+
+
 def test_a_commit_is_never_repeated(server: str, database: Database) -> None:
     """Nobody knows whether it happened."""
     calls: list[int] = []

@@ -172,6 +172,10 @@ INDEXES = {'sqlite': ('sqlite_autoindex_imgguard_images_1', 'sqlite_autoindex_im
 def _plan(database: Database, statement: str, parameters: Any) -> str:
     explain = 'EXPLAIN QUERY PLAN ' if database.backend == 'sqlite' else 'EXPLAIN '
     rows = database.read(lambda connection: connection.exec_driver_sql(explain + statement, parameters).all())
+    if database.backend == 'mariadb':
+        # Without possible_keys, which it need not use; a derived table holds what a limit has let through.
+        return '\n'.join(f'{row.table} {row.type} {row.key} {row.Extra}' for row in rows
+                         if not str(row.table).startswith('<derived'))
     return '\n'.join(str(tuple(row)) for row in rows)
 
 
@@ -248,5 +252,5 @@ def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own
         if database.backend == 'postgresql':
             assert plan.count('Index Cond') >= len(indexes) - ('imgguard_workers_seen_at' in indexes) - (
                 indexes[0] == 'imgguard_images_error_at'), plan
-        assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan')), plan
+        assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan', ' ALL ')), plan
     store.close()
