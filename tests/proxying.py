@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from wsgiref.util import setup_testing_defaults
-from wsgiref.validate import validator
 
 from demo.private_glance import script
 from demo.server import HOST, Kind, free_port
@@ -130,6 +129,7 @@ class Backend:
         self.accepted = 0
         self.ended: list[Peer] = []
         self.raised: list[BaseException] = []
+        self._peers: list[Peer] = []
         self._context = context
         self._listening = socket.create_server((HOST, 0))
         self.port: int = self._listening.getsockname()[1]
@@ -148,11 +148,12 @@ class Backend:
         self._thread.join(TIMEOUT_SECONDS)
 
     def reset(self, behave: Behaviour) -> None:
-        """Begin anew."""
-        self.behave = behave
-        for each in (self.received, self.ended, self.raised):
-            each.clear()  # type: ignore[attr-defined]
-        self.accepted = 0
+        """Hang up on all, and begin anew."""
+        for peer in [peer for peer in self._peers if peer not in self.ended]:
+            with suppress(OSError):
+                peer.connection.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: len(self.ended) == len(self._peers), 'all connections have ended')
+        self.behave, self.accepted, self.received, self.ended, self.raised, self._peers = behave, 0, [], [], [], []
 
     def wait_for_end(self) -> None:
         """Wait until a connection has ended."""
@@ -172,6 +173,7 @@ class Backend:
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_side=True)
             peer = Peer(connection, self.received)
+            self._peers.append(peer)
             try:
                 self.behave(peer)
             except OSError as error:
@@ -198,10 +200,11 @@ class Answered:
 
 
 def call(application: Application, method: str, path: str, body: bytes | Any = b'', **environ: Any) -> Answered:
-    """Call an application as a well-mannered server would; ``environ`` adds to what the server says."""
+    """Call an application as a server would; ``environ`` adds to what the server says."""
     stream = BytesIO(body) if isinstance(body, bytes) else body
-    given: dict[str, Any] = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '', 'wsgi.input': stream,
-                             'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '192.0.2.7', 'HTTP_HOST': 'front:9292'}
+    given: dict[str, Any] = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '', 'SCRIPT_NAME': '',
+                             'wsgi.input': stream, 'SERVER_PROTOCOL': 'HTTP/1.1',
+                             'REMOTE_ADDR': '192.0.2.7', 'HTTP_HOST': 'front:9292'}
     if isinstance(body, bytes) and body:
         given['CONTENT_LENGTH'] = str(len(body))
     given |= environ
@@ -212,11 +215,12 @@ def call(application: Application, method: str, path: str, body: bytes | Any = b
         began.append((status, headers))
         return lambda data: None
 
-    result = validator(application)(given, start_response)  # type: ignore[arg-type]
+    result = application(given, start_response)
     try:
         content = b''.join(result)
     finally:
-        result.close()  # type: ignore[attr-defined]
+        if hasattr(result, 'close'):
+            result.close()
     [(status, headers)] = began
     return Answered(status, headers, content, given)
 

@@ -87,6 +87,12 @@ class Backend:
                 if begun or not exchange.reused or exchange.received or message.method not in _IDEMPOTENT:
                     raise
 
+    def close(self) -> None:
+        """Close this process's connections."""
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close()
+
     def _sent(self, message: Message, exchange: Exchange) -> httpcore.Response:
         url = httpcore.URL(scheme=self.origin.scheme, host=self._host, port=self._port, target=message.target)
         request = httpcore.Request(message.method, url, headers=message.headers,
