@@ -83,6 +83,16 @@ class Peer:
         request.body += self._file.read(length if most is None else min(length, most))
         request.whole = len(request.body) == length
 
+    def skip(self, request: Received) -> None:
+        """Read its body and keep nothing of it."""
+        rest = int(request.header(b'content-length') or 0)
+        while request.header(b'transfer-encoding') is not None and (size := int(self._file.readline(), 16)):
+            self._file.read(size + 2)
+        while rest:
+            rest -= len(self._file.read(min(rest, 65536)))
+        if request.header(b'transfer-encoding') is not None:
+            self._file.readline()
+
     def receive(self) -> Received | None:
         """Read a request to its end."""
         request = self.head()
