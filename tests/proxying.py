@@ -3,7 +3,7 @@
 ::
 
     def test_it(backend):
-        backend.behave = lambda peer: peer.receive() and peer.send(OK)    # each connection, in a thread of its own
+        backend.behave = answering(OK)    # what is done with each connection, in a thread of its own
         answer = call(Proxy(backend.url, 5, 5), 'GET', '/v2/images')
         assert backend.received[0].line == b'GET /v2/images HTTP/1.1'
 """
@@ -115,6 +115,22 @@ class Peer:
 
 
 Behaviour = Callable[[Peer], object]
+
+
+def once(answer: bytes) -> Behaviour:
+    """Give this answer to the first request, and hang up."""
+    def behave(peer: Peer) -> None:
+        peer.receive()
+        peer.send(answer)
+    return behave
+
+
+def refusing(answer: bytes) -> Behaviour:
+    """Give this answer to the head of a request, and take nothing of its body."""
+    def behave(peer: Peer) -> None:
+        peer.head()
+        peer.send(answer)
+    return behave
 
 
 def answering(answer: bytes) -> Behaviour:
@@ -281,8 +297,8 @@ def _listens(port: int) -> bool:
 def _command(kind: Kind, address: str) -> Sequence[str]:
     module = 'tests.proxying:application'
     uwsgi = ['--http-chunked-input', '--http-raw-body', '--http-auto-chunked', '--socket-timeout=30',
-             f'--module={module}', f'--virtualenv={sys.prefix}', '--need-app', '--die-on-term', '--master', '--threads=4',
-             '--enable-threads', '--lazy-apps', '--buffer-size=65535']
+             f'--module={module}', f'--virtualenv={sys.prefix}', '--need-app', '--die-on-term', '--master',
+             '--threads=4', '--enable-threads', '--lazy-apps', '--buffer-size=65535']
     commands: Mapping[Kind, Iterable[str]] = {
         Kind.UWSGI_HTTP: [script('uwsgi'), '--http', address, *uwsgi],
         Kind.UWSGI_HTTP_SOCKET: [script('uwsgi'), '--http-socket', address, *uwsgi],
