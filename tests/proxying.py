@@ -3,7 +3,7 @@
 ::
 
     def test_it(backend):
-        backend.behave = lambda peer: peer.receive() and peer.send(OK)    # each connection, in a thread of its own
+        backend.behave = answering(OK)    # what is done with each connection, in a thread of its own
         answer = call(Proxy(backend.url, 5, 5), 'GET', '/v2/images')
         assert backend.received[0].line == b'GET /v2/images HTTP/1.1'
 """
@@ -23,7 +23,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from wsgiref.util import setup_testing_defaults
-from wsgiref.validate import validator
 
 from demo.private_glance import script
 from demo.server import HOST, Kind, free_port
@@ -84,6 +83,16 @@ class Peer:
         request.body += self._file.read(length if most is None else min(length, most))
         request.whole = len(request.body) == length
 
+    def skip(self, request: Received) -> None:
+        """Read its body and keep nothing of it."""
+        rest = int(request.header(b'content-length') or 0)
+        while request.header(b'transfer-encoding') is not None and (size := int(self._file.readline(), 16)):
+            self._file.read(size + 2)
+        while rest:
+            rest -= len(self._file.read(min(rest, 65536)))
+        if request.header(b'transfer-encoding') is not None:
+            self._file.readline()
+
     def receive(self) -> Received | None:
         """Read a request to its end."""
         request = self.head()
@@ -108,6 +117,22 @@ class Peer:
 Behaviour = Callable[[Peer], object]
 
 
+def once(answer: bytes) -> Behaviour:
+    """Give this answer to the first request, and hang up."""
+    def behave(peer: Peer) -> None:
+        peer.receive()
+        peer.send(answer)
+    return behave
+
+
+def refusing(answer: bytes) -> Behaviour:
+    """Give this answer to the head of a request, and take nothing of its body."""
+    def behave(peer: Peer) -> None:
+        peer.head()
+        peer.send(answer)
+    return behave
+
+
 def answering(answer: bytes) -> Behaviour:
     """Give this answer to every request."""
     def behave(peer: Peer) -> None:
@@ -130,6 +155,7 @@ class Backend:
         self.accepted = 0
         self.ended: list[Peer] = []
         self.raised: list[BaseException] = []
+        self._peers: list[Peer] = []
         self._context = context
         self._listening = socket.create_server((HOST, 0))
         self.port: int = self._listening.getsockname()[1]
@@ -148,11 +174,12 @@ class Backend:
         self._thread.join(TIMEOUT_SECONDS)
 
     def reset(self, behave: Behaviour) -> None:
-        """Begin anew."""
-        self.behave = behave
-        for each in (self.received, self.ended, self.raised):
-            each.clear()  # type: ignore[attr-defined]
-        self.accepted = 0
+        """Hang up on all, and begin anew."""
+        for peer in [peer for peer in self._peers if peer not in self.ended]:
+            with suppress(OSError):
+                peer.connection.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: len(self.ended) == len(self._peers), 'all connections have ended')
+        self.behave, self.accepted, self.received, self.ended, self.raised, self._peers = behave, 0, [], [], [], []
 
     def wait_for_end(self) -> None:
         """Wait until a connection has ended."""
@@ -172,6 +199,7 @@ class Backend:
             if self._context is not None:
                 connection = self._context.wrap_socket(connection, server_side=True)
             peer = Peer(connection, self.received)
+            self._peers.append(peer)
             try:
                 self.behave(peer)
             except OSError as error:
@@ -198,10 +226,11 @@ class Answered:
 
 
 def call(application: Application, method: str, path: str, body: bytes | Any = b'', **environ: Any) -> Answered:
-    """Call an application as a well-mannered server would; ``environ`` adds to what the server says."""
+    """Call an application as a server would; ``environ`` adds to what the server says."""
     stream = BytesIO(body) if isinstance(body, bytes) else body
-    given: dict[str, Any] = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '', 'wsgi.input': stream,
-                             'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '192.0.2.7', 'HTTP_HOST': 'front:9292'}
+    given: dict[str, Any] = {'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '', 'SCRIPT_NAME': '',
+                             'wsgi.input': stream, 'SERVER_PROTOCOL': 'HTTP/1.1',
+                             'REMOTE_ADDR': '192.0.2.7', 'HTTP_HOST': 'front:9292'}
     if isinstance(body, bytes) and body:
         given['CONTENT_LENGTH'] = str(len(body))
     given |= environ
@@ -212,11 +241,12 @@ def call(application: Application, method: str, path: str, body: bytes | Any = b
         began.append((status, headers))
         return lambda data: None
 
-    result = validator(application)(given, start_response)  # type: ignore[arg-type]
+    result = application(given, start_response)
     try:
         content = b''.join(result)
     finally:
-        result.close()  # type: ignore[attr-defined]
+        if hasattr(result, 'close'):
+            result.close()
     [(status, headers)] = began
     return Answered(status, headers, content, given)
 
@@ -267,8 +297,8 @@ def _listens(port: int) -> bool:
 def _command(kind: Kind, address: str) -> Sequence[str]:
     module = 'tests.proxying:application'
     uwsgi = ['--http-chunked-input', '--http-raw-body', '--http-auto-chunked', '--socket-timeout=30',
-             f'--module={module}', f'--virtualenv={sys.prefix}', '--need-app', '--die-on-term', '--master', '--threads=4',
-             '--enable-threads', '--lazy-apps', '--buffer-size=65535']
+             f'--module={module}', f'--virtualenv={sys.prefix}', '--need-app', '--die-on-term', '--master',
+             '--threads=4', '--enable-threads', '--lazy-apps', '--buffer-size=65535']
     commands: Mapping[Kind, Iterable[str]] = {
         Kind.UWSGI_HTTP: [script('uwsgi'), '--http', address, *uwsgi],
         Kind.UWSGI_HTTP_SOCKET: [script('uwsgi'), '--http-socket', address, *uwsgi],

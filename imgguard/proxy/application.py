@@ -65,6 +65,10 @@ class Proxy:
             return self._unanswered(HTTPStatus.BAD_GATEWAY, why, error, environ, start_response)
         return self._handed_back(response, environ, start_response)
 
+    def close(self) -> None:
+        """Close the connections to the backend. A later request opens new ones."""
+        self._backend.close()
+
     def _message(self, environ: Environ) -> Message:
         path, method = str(environ.get('PATH_INFO') or ''), str(environ['REQUEST_METHOD'])
         if path and path[0] not in '/*':

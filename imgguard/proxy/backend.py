@@ -53,15 +53,8 @@ class Backend:
 
     def __init__(self, url: str, connect_timeout: float, read_timeout: float, cafile: str | None,
                  insecure: bool) -> None:
-        parsed = urlsplit(url)
-        if parsed.scheme not in ('http', 'https') or not parsed.hostname or '@' in parsed.netloc:
-            # What it is instead is not repeated: it may hold a password.
-            raise ConfigurationError('imgguard: option backend_url is not the URL of a backend; give one like '
-                                     'http://host:9292, without a user or a password')
-        self.origin: Final = Origin(parsed.scheme, parsed.netloc, parsed.path.rstrip('/'))
-        self._host: Final = parsed.hostname.encode('ascii')
-        self._port: Final = parsed.port
-        self._context: Final = _context(cafile, insecure) if parsed.scheme == 'https' else None
+        self.origin, self._host, self._port = _parsed(url)
+        self._context: Final = _context(cafile, insecure) if self.origin.scheme == 'https' else None
         self._timeouts: Final = {'connect': connect_timeout, 'read': read_timeout, 'write': read_timeout}
         self._current: Final = Current()
         self._pools: Final[dict[int, httpcore.ConnectionPool]] = {}
@@ -86,6 +79,12 @@ class Backend:
                 # A fresh connection that fails says something of the backend; a kept one may just have been closed.
                 if begun or not exchange.reused or exchange.received or message.method not in _IDEMPOTENT:
                     raise
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        pool = self._pools.pop(os.getpid(), None)
+        if pool is not None:
+            pool.close()
 
     def _sent(self, message: Message, exchange: Exchange) -> httpcore.Response:
         url = httpcore.URL(scheme=self.origin.scheme, host=self._host, port=self._port, target=message.target)
@@ -122,6 +121,19 @@ class _Blocks:
         if self._body is None or self._exchange.stream is None:
             return iter(())
         return self._body.blocks(self._exchange.stream)
+
+
+def _parsed(url: str) -> tuple[Origin, bytes, int | None]:
+    try:
+        parsed = urlsplit(url)
+        host, port = (parsed.hostname or '').encode('ascii'), parsed.port
+    except ValueError:
+        host, port = b'', None
+    if not host or parsed.scheme not in ('http', 'https') or '@' in parsed.netloc:
+        # What it is instead is not repeated: it may hold a password.
+        raise ConfigurationError('imgguard: option backend_url is not the URL of a backend; give one like '
+                                 'http://host:9292, without a user or a password')
+    return Origin(parsed.scheme, parsed.netloc, parsed.path.rstrip('/')), host, port
 
 
 def _context(cafile: str | None, insecure: bool) -> ssl.SSLContext:
