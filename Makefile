@@ -29,10 +29,14 @@ serve: $(VENV)/demo.stamp
 ALONE := tests/test_requeue.py
 FORKING := tests/test_leases.py tests/test_sweep.py tests/store/test_connections.py
 
+# Once more, with Glance behind the reverse proxy.
+THROUGH := $(addprefix tests/test_,upload.py reads.py declare.py deletes.py lists.py)
+
 test: lint
 	$(BIN)/python -m pytest $(FORKING)
 	$(BIN)/python -m pytest $(ALONE)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(ALONE) $(FORKING))
+	IMGGUARD_THROUGH=proxy $(BIN)/python -m pytest $(THROUGH)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/python -m flake8 $(SOURCES)

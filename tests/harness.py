@@ -4,9 +4,10 @@ import atexit
 import itertools
 import os
 import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
-from wsgiref.types import WSGIApplication
+from typing import Any, NoReturn
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import pytest
 from cheroot import wsgi
@@ -49,6 +50,15 @@ def skip_or_fail(name: str, reason: str) -> NoReturn:
     if name in required:
         pytest.fail(f'{name} is required by IMGGUARD_REQUIRE: {reason}', pytrace=False)
     pytest.skip(f'{name}: {reason}')
+
+
+def _closing(application: WSGIApplication) -> WSGIApplication:
+    """One request a connection: Glance closes the body of a request, and with it what cheroot reads the next from."""
+    def closing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Callable[[bytes], object]:
+            return start_response(status, [*headers, ('Connection', 'close')], *more)
+        return application(environ, start)
+    return closing
 
 
 def in_process_only(reason: str) -> pytest.MarkDecorator:
@@ -109,7 +119,7 @@ class InProcessGlance:
         """The guard as a reverse proxy, with a server of the bare Glance behind it."""
         from imgguard.factory import proxy_factory
         if self._server is None:
-            server = self._server = wsgi.Server((HOST, 0), self.load(None), numthreads=8)
+            server = self._server = wsgi.Server((HOST, 0), _closing(self.load(None)), numthreads=8)
             server.prepare()
             threading.Thread(target=server.serve, name='bare Glance', daemon=True).start()
         host, port = self._server.bind_addr

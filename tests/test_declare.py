@@ -15,7 +15,7 @@ from webtest import TestResponse
 from imgguard.api.updates import Declare, Drop, Malformed, Reset, Update, parse
 from imgguard.attempts import Kind
 from imgguard.store import Store
-from tests.harness import InProcessGlance
+from tests.harness import InProcessGlance, in_process_only
 from tests.identity import admin_token, reader_token, token
 from tests.uploading import ERROR, ERROR_PROPERTIES, KEEP, Images, Pipelines, comparable, new_project
 
@@ -261,6 +261,7 @@ def test_an_admin_may_declare_for_a_project(pipelines: Pipelines, images: Images
     assert images.show(image_id)['status'] == 'error'
 
 
+@in_process_only('a proxy has no way to staged data')
 def test_staged_data_does_not_stand_in_the_way_of_an_upload(images: Images) -> None:
     image_id = images.created(KEEP)
     octets = {'Content-Type': 'application/octet-stream'}

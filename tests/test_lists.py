@@ -95,7 +95,9 @@ def test_an_image_in_error_has_the_status_error_in_an_unfiltered_list(shelf: She
     assert {image['id'] for image in listed if image['status'] == 'error'} == shelf.in_error
     assert {image['id'] for image in listed} == shelf.in_error | shelf.waiting | shelf.active
     for image in listed:
-        assert image == shelf.images.show(image['id'])
+        shown = shelf.images.show(image['id'])
+        # PostgreSQL keeps tags in no order.
+        assert {**image, 'tags': set(image['tags'])} == {**shown, 'tags': set(shown['tags'])}
 
 
 @pytest.mark.parametrize('value', IN_ERROR)
@@ -182,6 +184,7 @@ def test_no_image_twice_none_missing_in_glances_order_at_any_limit(shelf: Shelf,
             assert all(len(page['images']) == limit for page in found[:-1]), 'pages are full'
 
 
+@in_process_only('Glance on PostgreSQL fails with it')
 def test_a_sort_that_takes_glance_in_circles_lists_no_image_twice(shelf: Shelf) -> None:
     # An image without a size, as its marker, brings Glance back to the first of them.
     first = shelf.bare.request('GET', '/v2/images?status=queued&sort=size:desc&limit=6').json

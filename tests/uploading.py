@@ -227,12 +227,14 @@ def new_project() -> str:
 
 
 _CHANGING = re.compile(
-    r'(?<=//localhost):80(?=/)|[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?:image|project)-[0-9a-f]{8}|'
+    r'[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|(?:image|project)-[0-9a-f]{8}|'
     r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z?')
 
 
 def comparable(answer: TestResponse) -> tuple[str, list[tuple[str, str]], str]:
     """Status, headers and body of an answer without what differs each time: ids, names, times."""
-    headers = [(name, _CHANGING.sub('…', value)) for name, value in answer.headerlist
+    # WebTest tells the port of its host, and a Glance behind a server spells it in its links.
+    headers = [(name, _CHANGING.sub('…', value.replace('//localhost:80/', '//localhost/')))
+               for name, value in answer.headerlist
                if name.lower() not in ('x-openstack-request-id', 'date', 'content-length', 'server')]
     return answer.status, headers, _CHANGING.sub('…', answer.text)
