@@ -26,6 +26,9 @@ from wsgiref.util import setup_testing_defaults
 
 from demo.private_glance import script
 from demo.server import HOST, Kind, free_port
+from imgguard import servers
+from imgguard.body import BodyReader, framing
+from imgguard.digests import Digests
 from imgguard.proxy import Edge, Proxy
 from imgguard.wsgi import Application, Environ, Headers
 from tests.sockets import TIMEOUT_SECONDS, eventually
@@ -312,8 +315,22 @@ def _command(kind: Kind, address: str) -> Sequence[str]:
 def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
     """What these servers serve; made with the first request."""
     if not _made:
-        _made.append(Edge(Proxy(os.environ['BACKEND_URL'], 5, float(os.environ['READ_TIMEOUT']))))
+        _made.append(Edge(_Reading(Proxy(os.environ['BACKEND_URL'], 5, float(os.environ['READ_TIMEOUT'])))))
     return _made[0](environ, start_response)
+
+
+class _Reading:
+    """Puts a reader of its own in place of the body below ``/read``, as the guard does."""
+
+    def __init__(self, below: Application) -> None:
+        self._below = below
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ['PATH_INFO'].startswith('/read'):
+            body = framing(environ)
+            reader = BodyReader(servers.source(environ, body), body, None, Digests({}), lambda: None)
+            environ = servers.with_body(environ, reader, body)
+        return self._below(environ, start_response)
 
 
 _made: list[Application] = []

@@ -59,18 +59,27 @@ def test_a_whole_url_as_target(front: Front, backend: Backend) -> None:
         assert backend.received[0].line == b'GET /v2/%41?x=%42 HTTP/1.1'
 
 
-@pytest.mark.parametrize('in_chunks', [False, True])
-def test_bodies(front: Front, backend: Backend, in_chunks: bool) -> None:
+@pytest.mark.parametrize('path', ['/x', '/read'])
+@pytest.mark.parametrize('in_chunks', [False, True], ids=['length', 'chunked'])
+def test_bodies(front: Front, backend: Backend, in_chunks: bool, path: str) -> None:
     with Exchange(front.port) as exchange:
         if in_chunks:
-            exchange.head('PUT', '/x', [('Transfer-Encoding', 'chunked'), *CLOSE]).chunk(BODY).chunk(b'x').chunk(b'')
+            exchange.head('PUT', path, [('Transfer-Encoding', 'chunked'), *CLOSE]).chunk(BODY).chunk(b'x').chunk(b'')
         else:
-            exchange.head('PUT', '/x', [('Content-Length', str(len(BODY) + 1)), *CLOSE]).send(BODY + b'x')
+            exchange.head('PUT', path, [('Content-Length', str(len(BODY) + 1)), *CLOSE]).send(BODY + b'x')
         answer = exchange.answer()
     assert (answer.status, answer.body) == (200, b'ok')
     [request] = backend.received
     assert (request.body, request.whole) == (BODY + b'x', True)
     assert (request.header(b'transfer-encoding') is not None) == in_chunks
+
+
+@pytest.mark.parametrize('path', ['/x', '/read'])
+def test_an_empty_body_in_chunks_stays_one(front: Front, backend: Backend, path: str) -> None:
+    """Glance's v1 takes it for data, and no body for none."""
+    with Exchange(front.port) as exchange:
+        assert exchange.head('PUT', path, [('Transfer-Encoding', 'chunked'), *CLOSE]).chunk(b'').answer().status == 200
+    assert backend.received[0].header(b'transfer-encoding') == b'chunked'
 
 
 def test_underscored_headers_get_through(front: Front, backend: Backend) -> None:

@@ -54,8 +54,10 @@ class Proxy:
             response = self._backend.send(self._message(environ))
         except (Refused, BadRequest) as refused:
             return _own(HTTPStatus.BAD_REQUEST, str(refused), environ, start_response)
-        except httpcore.LocalProtocolError as error:
-            return _own(HTTPStatus.BAD_REQUEST, f'The request cannot be sent on: {error}.', environ, start_response)
+        except httpcore.LocalProtocolError:
+            # Its text repeats what is wrong, which may be a token.
+            return _own(HTTPStatus.BAD_REQUEST, 'The request cannot be sent on: HTTP does not allow its method or '
+                        'one of its headers.', environ, start_response)
         except httpcore.TimeoutException as error:
             why = self._unconnected if isinstance(error, httpcore.ConnectTimeout) else self._silent
             return self._unanswered(HTTPStatus.GATEWAY_TIMEOUT, why, error, environ, start_response)

@@ -18,7 +18,7 @@ from imgguard.errors import ConfigurationError
 from imgguard.proxy.headers import Origin, RawHeaders
 from imgguard.proxy.stream import Current, Exchange, Network, Stale, Stream
 
-# Below the shortest time in common use for which servers keep idle connections: gunicorn has 2, Apache 5 seconds.
+# Below the five seconds of Apache: what the backend closes sooner is found before it is used.
 _IDLE_SECONDS: Final = 4.0
 # RFC 9110, section 9.2.2.
 _IDEMPOTENT: Final = frozenset((b'GET', b'HEAD', b'OPTIONS', b'TRACE', b'PUT', b'DELETE'))

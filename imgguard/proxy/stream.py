@@ -62,7 +62,7 @@ class Stream(httpcore.NetworkStream):
             data = bytes(self._early[:max_bytes])
             del self._early[:max_bytes]
         else:
-            data = b'' if self._ended else self._below.read(max_bytes, timeout)
+            data = self._below.read(max_bytes, timeout)
         if data and self._exchange is not None:
             self._exchange.received = True
         return data
