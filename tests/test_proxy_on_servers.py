@@ -181,6 +181,10 @@ def test_a_refusal_comes_before_the_whole_body(front: Front, backend: Backend, e
             with suppress(ConnectionError):
                 for _ in range(256):
                     exchange.send(BODY * 16)
+        if front.kind is Kind.UWSGI_HTTP and not expects:
+            # Its router may hang up on a client that goes on sending when the worker has answered.
+            assert exchange.status() in (409, None)
+            return
         answer = exchange.answer()
     assert (answer.status, answer.body) == (409, b'no')
 

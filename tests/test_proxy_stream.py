@@ -109,3 +109,15 @@ def test_nothing_is_sent_on_a_connection_that_was_closed_while_idle(
     backend.setblocking(False)
     with pytest.raises(BlockingIOError):
         backend.recv(3)
+
+
+@pytest.mark.parametrize(('said', 'refuses'), [
+    (REFUSED, True), (GO_ON + b'HTTP/1.1 500 No\r\n\r\n', True), (b'HTTP/1.1 204 N\r\n\r\n', False), (b'', False)])
+def test_what_is_said_of_a_body_that_broke_off(
+    stream: Stream, backend: socket.socket, said: bytes, refuses: bool,
+) -> None:
+    """A success is not believed: some servers take the end for a good one."""
+    backend.sendall(said)
+    backend.shutdown(socket.SHUT_WR)
+    assert stream.answers_broken_body(30) is refuses
+    assert backend.recv(1) == b''

@@ -17,6 +17,7 @@ import httpcore
 
 _BLOCK: Final = 64 * 1024
 _INTERIM: Final = re.compile(rb'HTTP/1\.\d 1\d\d')
+_REFUSAL: Final = re.compile(rb'HTTP/1\.\d [45]\d\d')
 _BLOCKED: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _BOTH: Final = selectors.EVENT_READ | selectors.EVENT_WRITE
 
@@ -104,7 +105,8 @@ class Stream(httpcore.NetworkStream):
     def answers_broken_body(self, seconds: float) -> bool:
         """End what is sent, although it is not whole, and wait for what the backend says of that.
 
-        :returns: whether it says anything; ``False`` over TLS, where one side cannot end alone
+        :returns: whether it refuses it (4xx, 5xx); to some servers the end looks like a good one, and no other answer
+            can be true of what is not whole. ``False`` over TLS, where one side cannot end alone
         """
         try:
             if not isinstance(self._socket, ssl.SSLSocket):
@@ -113,7 +115,7 @@ class Stream(httpcore.NetworkStream):
         except OSError:
             # The backend has hung up.
             return False
-        return bool(self._early)
+        return _REFUSAL.match(self._early) is not None
 
     def close(self) -> None:
         """See httpcore."""
