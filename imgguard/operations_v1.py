@@ -31,7 +31,7 @@ _MAY_HAVE_BODY: Final = frozenset({'POST', 'PUT', 'PATCH'})
 
 
 def negotiated(environ: Environ) -> str:
-    """The path as Glance's version negotiation leaves it: begins with ``/v1`` or ``/v2``, or is ``''`` for none of them.
+    """The path as Glance's version negotiation leaves it: begins with ``/v1`` or ``/v2``, or is ``''``.
 
     A version stands in the path (``/v1.1/images``) or, before it is looked for there, in the header Accept
     (``application/vnd.openstack.images-v1``). Which minor versions a Glance speaks only it knows: here they all pass.

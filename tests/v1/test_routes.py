@@ -1,4 +1,4 @@
-"""The guard takes each request for what Glance 15.0.2 takes it for: its negotiation of versions, its URL map, its routes."""
+"""The guard takes a request for what Glance 15.0.2 takes it for: its version negotiation, its URL map, its routes."""
 
 import json
 import subprocess

@@ -12,10 +12,10 @@ _HEADERS = ('X-Identity-Status', 'X-User-Id', 'X-User-Name', 'X-User', 'X-Projec
 class Identity(object):
     """The filter itself."""
 
-    def __init__(self, application):  # type: ignore[no-untyped-def]
+    def __init__(self, application):
         self._application = application
 
-    def __call__(self, environ, start_response):  # type: ignore[no-untyped-def]
+    def __call__(self, environ, start_response):
         headers = BaseRequest(environ).headers
         # glanceclient escapes what is no letter, digit or one of "_.-~/".
         given = headers.get('X-Auth-Token', '').replace('%3A', ':').replace('%2C', ',').split(':')
@@ -30,6 +30,6 @@ class Identity(object):
         return self._application(environ, start_response)
 
 
-def filter_factory(global_conf, **local_conf):  # type: ignore[no-untyped-def]
+def filter_factory(global_conf, **local_conf):
     """Make the filter for a paste section."""
     return Identity

@@ -17,19 +17,19 @@ from routes.middleware import RoutesMiddleware
 class Stand(object):
     """Stands where the application would."""
 
-    def __init__(self):  # type: ignore[no-untyped-def]
+    def __init__(self):
         self.found = None
         urls = URLMap(not_found_app=_answer)
         urls['/v1'] = RoutesMiddleware(self._dispatch, API(APIMapper()).map)
         self._application = VersionNegotiationFilter(urls)
 
-    def look(self, environ):  # type: ignore[no-untyped-def]
+    def look(self, environ):
         """What the request is, as [controller, action, id, has a body]."""
         self.found = None
         self._application(environ, lambda *_: None)
         return self.found
 
-    def _dispatch(self, environ, start_response):  # type: ignore[no-untyped-def]
+    def _dispatch(self, environ, start_response):
         match = environ['wsgiorg.routing_args'][1]
         if match:
             self.found = [type(match['controller'].controller).__name__, match['action'], match.get('id'),
@@ -37,12 +37,12 @@ class Stand(object):
         return _answer(environ, start_response)
 
 
-def _answer(environ, start_response):  # type: ignore[no-untyped-def]
+def _answer(environ, start_response):
     start_response('200 OK', [])
     return []
 
 
-def main():  # type: ignore[no-untyped-def]
+def main():
     """Answer until there is nothing more to read."""
     from oslo_config import cfg
     cfg.CONF([], project='glance', default_config_files=[])
