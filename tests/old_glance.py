@@ -155,9 +155,8 @@ class OldGlance:
 
     def kill_worker(self) -> None:
         """Kill the process of the API that serves; its master starts another at once."""
-        master = self._running['api'].pid
-        for child in Path(f'/proc/{master}/task/{master}/children').read_text().split():
-            os.kill(int(child), signal.SIGKILL)
+        for worker in _children(self._running['api'].pid):
+            os.kill(worker, signal.SIGKILL)
 
     def log_text(self) -> str:
         """What API and registry have logged."""
@@ -178,10 +177,16 @@ class OldGlance:
 
     def _kill(self, name: str) -> None:
         process = self._running.pop(name, None)
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        if process is None:
+            return
+        workers = _children(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        # They listen on the same socket, and nobody waits for them any more.
+        deadline = time.monotonic() + START_SECONDS
+        while any(map(_lives, workers)) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -228,3 +233,17 @@ class OldGlance:
         for section, options in sections.items():
             lines += [f'[{section}]', *(f'{option} = {value}' for option, value in options.items())]
         (self.folder / f'{name}.conf').write_text('\n'.join([*lines, '']))
+
+
+def _children(process: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f'/proc/{process}/task/{process}/children').read_text().split()]
+    except OSError:
+        return []
+
+
+def _lives(process: int) -> bool:
+    try:
+        return Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False

@@ -130,7 +130,8 @@ def show_error(image: Json, record: ImageRecord, error: ErrorState, status: str,
     :param status: the status to show
     :param details: whether text, request id and number of attempts are for this caller
     """
-    image |= {'status': status, 'size': 0, **{key: None for key in _NULLED if key in image}}
+    image.update(status=status, size=0)
+    image.update({key: None for key in _NULLED if key in image})
     others = {name: value for name, value in image['properties'].items() if not is_reserved(name)}
     image['properties'] = {**others, **_properties(record, error, details)}
 
