@@ -1,14 +1,16 @@
 """Which requests the guard takes for what of the v1 API, in front of a whole Glance with its version negotiation."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imgguard import operations
 from imgguard.operations import Action, Operation
 from imgguard.operations_v1 import negotiated, recognise
+from tests.harness import InProcessGlance
 
 V1 = {'HTTP_ACCEPT': 'application/vnd.openstack.images-v1'}
 CHUNKED = {'HTTP_TRANSFER_ENCODING': 'chunked'}
@@ -52,6 +54,7 @@ def operation(action: Action, image_id: str = '') -> Operation:
     ('GET', '/v1', None),
     ('GET', '/v1/images/', None),
     ('GET', '/v1/images/x/', None),
+    ('GET', '/v1/images/detail/', None),
     ('GET', '/v1/images/x/members', None),
     ('PUT', '/v1/images/x/file', None),
     ('GET', '/v1/shared-images/x', None),
@@ -115,18 +118,21 @@ def test_a_body_counts_by_the_method_that_was_sent() -> None:
     ('application/vnd.openstack.images-v2.3', '/images', '/v2/images'),
     (' application/vnd.openstack.images-v1;q=1', '//images', '/v1/images'),
     ('application/vnd.openstack.images-v1;level=1', '/images', '/v1/images'),
-    ('application/vnd.openstack.images-v1', '/v1/images', '/v1/v1/images'),     # Glance answers 404
-    ('application/vnd.openstack.images-v9', '/v1/images', ''),
+    ('application/vnd.openstack.images-v9', '/images', ''),
+    # a Glance that looks at the header has no route for it
+    ('application/vnd.openstack.images-v1', '/v1/images', '/v1/images'),
+    ('application/vnd.openstack.images-v1', '/v2/images/x/file', '/v2/images/x/file'),
     ('application/vnd.openstack.images-v1;q=0.5', '/images', ''),
     ('application/vnd.openstack.images-v1, */*', '/images', ''),
-    ('application/vnd.openstack.images-v1;q=0.5', '/v1/images', ''),
-    ('*/*, application/vnd.openstack.images-v1', '/v1/images', '/v1/images'),
     ('Application/Vnd.OpenStack.Images-V1', '/images', '/v1/images'),
+    # what is no media type is passed over
+    ('application/vnd.openstack.images-v1/x', '/images', ''),
+    ('application, */x, x*/*, application/*x, application/vnd.openstack.images-v1', '/images', '/v1/images'),
+    ('*/*, application/vnd.openstack.images-v1', '/images', ''),
     ('application/json', '/images', ''),
     ('application/json', '/v1/images', '/v1/images'),
     ('*/*', '/v2.0/images/x/file', '/v2/images/x/file'),
     (None, '//v2/images', '/v2/images'),
-    ('application/vnd.openstack.images-v1', '/versions', ''),
     (None, '/v1', '/v1'),
     (None, '/', ''),
 ])
@@ -147,3 +153,46 @@ def test_nothing_is_ever_raised(method: str, path: str, query: str, value: str) 
         recognise(request(method, place + path, '_method=' + query, HTTP_ACCEPT=V1['HTTP_ACCEPT'] + value))
         recognise(request(method, place + path, query, CONTENT_LENGTH=value, HTTP_ACCEPT=value))
     recognise({'REQUEST_METHOD': method})
+
+
+# Against the version negotiation of Glance 33
+
+@pytest.fixture(scope='module')
+def negotiate(in_process_glance: InProcessGlance) -> Callable[[dict[str, Any]], str | None]:
+    """The path as Glance hands it on, or ``None`` where it answers with the versions it speaks."""
+    from glance.api.middleware.version_negotiation import VersionNegotiationFilter
+
+    def handed_on(environ: dict[str, Any]) -> str | None:
+        paths: list[str] = []
+
+        def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+            paths.append(environ['PATH_INFO'])
+            start_response('200 OK', [])
+            return []
+
+        VersionNegotiationFilter(application)(dict(environ), lambda *_: None)
+        return paths[0] if paths else None
+
+    return handed_on
+
+
+PATHS = st.tuples(
+    st.sampled_from(['', '/', '/v2', '/v2.0', '/v2.9', '/v1', '/v3', '/versions', '/v2x', '/images']),
+    st.lists(st.sampled_from(['/', '/images', '/x', '/file', '\n', ' ', '.', 'x'])).map(''.join)).map(''.join)
+ACCEPTS = st.one_of(st.just('*/*'), st.lists(st.sampled_from(
+    ['application/vnd.openstack.images-v2', '.1', ' ', ',', ';', 'q=1', 'q=0.5', '*/*', 'level=1'])).map(''.join))
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(['GET', 'PUT', 'POST', 'DELETE']), PATHS, ACCEPTS)
+@example('GET', '//images', 'application/vnd.openstack.images-v2.9')
+@example('PUT', '/v2/images/x/file', 'application/vnd.openstack.images-v2;q=0.5')
+@example('DELETE', '/v2/images/x', 'application/vnd.openstack.images-v2 ')
+@example('DELETE', '/images/x', 'application/vnd.openstack.images-v2')
+def test_nothing_that_glance_33_does_is_missed(negotiate: Callable[[dict[str, Any]], str | None], method: str,
+                                               path: str, accept: str) -> None:
+    environ = request(method, path, HTTP_ACCEPT=accept)
+    handed_on = negotiate(environ)
+    wanted = None if handed_on is None else operations.recognise({**environ, 'PATH_INFO': handed_on})
+    if wanted is not None:
+        assert operations.recognise({**environ, 'PATH_INFO': negotiated(environ)}) == wanted
