@@ -81,7 +81,9 @@ def recognise(environ: Environ) -> Operation | None:
         return None
     method = _method(environ)
     if match['detail']:
-        return Operation(Action.LIST_DETAIL, version=1) if method == 'GET' else None
+        # Glance refuses HEAD by the method that was sent (glance/api/v1/images.py, detail).
+        is_list = method in ('GET', 'HEAD') and environ['REQUEST_METHOD'] != 'HEAD'
+        return Operation(Action.LIST_DETAIL, version=1) if is_list else None
     if match['image'] is None:
         action = {'GET': Action.LIST, 'POST': _brings(environ) or Action.CREATE}.get(method)
     else:

@@ -107,6 +107,14 @@ def test_the_query_may_replace_the_method(query: str, action: Action | None) -> 
     assert recognise(request('GET', '/v1/images/x', query)) == (operation(action, 'x') if action else None)
 
 
+@pytest.mark.parametrize(('method', 'query', 'is_list'), [
+    ('GET', '', True), ('GET', '_method=HEAD', True), ('POST', '_method=GET', True), ('HEAD', '', False),
+    ('HEAD', '_method=GET', False), ('GET', '_method=PUT', False)])
+def test_a_list_is_no_list_to_a_head_that_was_sent(method: str, query: str, is_list: bool) -> None:
+    expected = operation(Action.LIST_DETAIL) if is_list else None
+    assert recognise(request(method, '/v1/images/detail', query)) == expected
+
+
 def test_a_body_counts_by_the_method_that_was_sent() -> None:
     assert recognise(request('GET', '/v1/images/x', '_method=PUT', **CHUNKED)) == operation(Action.UPDATE, 'x')
     assert recognise(request('GET', '/v1/images/x', '_method=PUT', **LENGTH)) == operation(Action.UPLOAD, 'x')

@@ -88,6 +88,8 @@ BODIES = st.sampled_from([{}, LENGTH, CHUNKED, {'CONTENT_LENGTH': '0'}, {'CONTEN
 @example('PUT', '/images/x\n', '', ' application/vnd.openstack.images-v1 ;q=1', CHUNKED)
 @example('GET', '/v1/images', '', 'application/vnd.openstack.images-v1/x', {})
 @example('GET', '/images', '', '*/x, x*/*, application/*x, application/vnd.openstack.images-v1', {})
+@example('GET', '/v1/images/detail', '_method=head', '*/*', {})
+@example('HEAD', '/v1/images/detail', '_method=get', '*/*', {})
 @example('GET', '/v1/images/detail/', '', '*/*', {})
 def test_the_guard_sees_what_glance_sees(glance_routes: GlanceRoutes, method: str, path: str, query: str, accept: str,
                                          body: dict[str, str]) -> None:
