@@ -27,7 +27,7 @@ def keep(environ: Environ) -> bool | None:
     :raises BadRequest: for any value but the ones it names
     """
     value = environ.get(names.KEEP_ENVIRON)
-    return None if value is None else _truth(str(value), f'The header {names.KEEP_HEADER}')
+    return None if value is None else truth(str(value), f'The header {names.KEEP_HEADER}')
 
 
 def give_up_after(environ: Environ) -> int | None:
@@ -107,12 +107,17 @@ def take_property(environ: Environ) -> tuple[Environ, bool | None]:
     if not isinstance(properties, dict) or names.KEEP_PROPERTY not in properties:
         return environ, None
     value = properties.pop(names.KEEP_PROPERTY)
-    asked = value if isinstance(value, bool) else _truth(str(value), f'The property {names.KEEP_PROPERTY}')
+    asked = value if isinstance(value, bool) else truth(str(value), f'The property {names.KEEP_PROPERTY}')
     rest = json.dumps(properties).encode()
     return with_document(environ, rest, len(rest)), asked
 
 
-def _truth(value: str, what: str) -> bool:
+def truth(value: str, what: str) -> bool:
+    """What a word means.
+
+    :param what: said it, for people
+    :raises BadRequest: it is none of the words
+    """
     try:
         return _WORDS[value.strip().lower()]
     except KeyError:

@@ -25,6 +25,7 @@ class Action(Enum):
 
     CREATE = 'create'
     LIST = 'list'
+    LIST_DETAIL = 'list detail'
     SHOW = 'show'
     UPDATE = 'update'
     DELETE = 'delete'
@@ -44,10 +45,12 @@ class Operation:
     """A recognised request.
 
     :param image_id: as the path spells it; ``''`` where the path names no image
+    :param version: of the Images API
     """
 
     action: Action
     image_id: str = ''
+    version: int = 2
 
 
 _COLLECTION: Final = {'GET': Action.LIST, 'POST': Action.CREATE}

@@ -1,0 +1,43 @@
+"""Fixtures: a real Glance 15.0.2 with the APIs v1 and v2; tests that ask for it are skipped without Python 2.7."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from demo.private_glance import Sections
+from tests.old_glance import OldGlance
+from tests.v1.environment import environment
+
+
+class StartOldGlance(Protocol):
+    """See :func:`start_old_glance`."""
+
+    def __call__(self, settings: Sections | None = None, policy: Mapping[str, str] | None = None) -> OldGlance: ...
+
+
+@pytest.fixture(scope='session')
+def old_glance_environment() -> Path:
+    """Where glance 15.0.2 is installed."""
+    return environment()
+
+
+@pytest.fixture(scope='module')
+def start_old_glance(
+    old_glance_environment: Path, tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[StartOldGlance]:
+    """``start_old_glance(settings=, policy=)``: one more, of its own folder and database, stopped after the module."""
+    with contextlib.ExitStack() as running:
+        def run(settings: Sections | None = None, policy: Mapping[str, str] | None = None) -> OldGlance:
+            folder = tmp_path_factory.mktemp('old-glance') / 'glance'
+            return running.enter_context(OldGlance(old_glance_environment, folder, settings, policy))
+
+        yield run
+
+
+@pytest.fixture(scope='module')
+def old_glance(start_old_glance: StartOldGlance) -> OldGlance:
+    """One for the module."""
+    return start_old_glance()
