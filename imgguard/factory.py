@@ -62,7 +62,7 @@ def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[
     return lambda application: _assemble(application, parts, _inside)
 
 
-def proxy_factory(global_conf: dict[str, str], **local_conf: str) -> ImageGuard:
+def proxy_factory(global_conf: dict[str, str], **local_conf: str) -> Application:
     """The paste application factory of the reverse proxy (``paste.app_factory = imgguard.factory:proxy_factory``).
 
     :param global_conf: ``[DEFAULT]`` of the paste file; holds no option of the proxy
@@ -72,7 +72,8 @@ def proxy_factory(global_conf: dict[str, str], **local_conf: str) -> ImageGuard:
     where = f"the proxy's section of {global_conf.get('__file__', 'the paste file')}"
     refuse_defaults(global_conf, where, [FILE_OPTION, *(option.name for option in (*OPTIONS, *PROXY_OPTIONS))])
     settings, proxy = resolve_proxy(local_conf, where)
-    return _assemble(_proxy(proxy, where), _Parts.of(settings), partial(_outside, forward=proxy.forward_identity))
+    way = partial(_outside, forward=proxy.forward_identity)
+    return _in_front(proxy, where, lambda backend: _assemble(backend, _Parts.of(settings), way))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,14 +143,17 @@ def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
                    sweep.try_to_run, around=remote.asked_by)
 
 
-def _proxy(settings: ProxySettings, where: str) -> Application:
+def _in_front(settings: ProxySettings, where: str, guarded: Callable[[Application], Application]) -> Application:
+    """The proxy with the guard in it.
+
+    :raises ConfigurationError: what it is made with is not installed
+    """
     try:
-        from imgguard.proxy import Proxy
+        from imgguard.proxy import Edge, Proxy
     except ImportError as error:
         raise ConfigurationError(f'imgguard: {where} needs the extra "proxy" ({error}); install it with '
                                  "pip install 'imgguard[proxy]'") from error
-    application: Application = Proxy(**asdict(settings))
-    return application
+    return Edge(guarded(Proxy(**asdict(settings))))
 
 
 def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> ImageGuard:

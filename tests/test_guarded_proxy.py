@@ -1,0 +1,125 @@
+"""The guard in the proxy, as the sample paste file puts it together, in front of a real Glance that has no guard."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from paste.deploy import loadapp  # type: ignore[import-untyped]
+from webtest import TestApp
+
+from demo.server import Kind, Server
+from imgguard.errors import ConfigurationError
+from tests import conftest
+from tests.harness import IDENTITY
+from tests.identity import admin_token, reader_token, token
+from tests.uploading import ERROR, KEEP, KEPT, Body, Images, new_project
+
+SAMPLE = Path(__file__).parent.parent / 'etc' / 'imgguard-proxy-paste.ini'
+PRIVATE = {'visibility': 'private'}
+DATA = b'data of an image' * 100
+
+Load = Callable[..., TestApp]
+
+
+@pytest.fixture(scope='module')
+def glance(start_module_server: conftest.StartServer) -> Server:
+    return start_module_server(Kind.UWSGI_HTTP, None)
+
+
+@pytest.fixture
+def load(glance: Server, tmp_path: Path) -> Load:
+    """``load(pipeline=, **options)``: the sample with this pipeline in it, and more options of the proxy."""
+    def load(pipeline: str = 'authtoken imgguard', **options: str) -> TestApp:
+        text = SAMPLE.read_text().replace('pipeline = http_proxy_to_wsgi authtoken imgguard', f'pipeline = {pipeline}')
+        text = text.replace('keystonemiddleware.auth_token:filter_factory', IDENTITY)
+        text = text.replace('http://127.0.0.1:9293', options.pop('backend_url', glance.url))
+        more = ''.join(f'\n{name} = {value}' for name, value in options.items())
+        text = text.replace('sqlite:////var/lib/imgguard/imgguard.db', f'sqlite:///{tmp_path}/imgguard.db{more}')
+        (tmp_path / 'paste.ini').write_text(text)
+        return TestApp(loadapp(f'config:{tmp_path}/paste.ini'))
+    return load
+
+
+def test_the_story(load: Load) -> None:
+    images = Images(load('http_proxy_to_wsgi authtoken imgguard'), token('alice', new_project()))
+    created = images.create(KEEP, **PRIVATE)
+    image_id = created.json['id']
+    assert created.headers[KEPT] == 'guarded'
+    assert created.headers['Location'] == f'http://localhost:80/v2/images/{image_id}'
+    assert images.upload_cut(image_id).headers[KEPT] == 'error'
+    shown = images.show(image_id)
+    assert (shown['status'], shown[f'{ERROR}_code']) == ('error', 'client_disconnected')
+    assert images.listed('status=error') == [image_id]
+    # What is the caller's own clean-up is told by who authtoken says the caller is.
+    assert images.request('DELETE', f'/v2/images/{image_id}').headers[KEPT] == 'error'
+    assert images.upload(image_id, DATA).headers[KEPT] == 'guarded'
+    assert images.show(image_id)['status'] == 'active'
+    assert images.download(image_id).body == DATA
+    attempts = images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']
+    assert [(each['state'], each['user_id']) for each in attempts] == [('succeeded', 'alice'), ('failed', 'alice')]
+
+
+def test_a_stranger_learns_why_of_no_image_that_is_not_theirs(load: Load) -> None:
+    application, project = load(), new_project()
+    image_id = Images(application, token('alice', project)).in_error(visibility='community')
+    for caller, details in ((token('alice', project), True), (reader_token('bob', project), True),
+                            (admin_token(), True), (token('mallory', new_project()), False)):
+        shown = Images(application, caller).show(image_id)
+        assert (shown['status'], ERROR in shown) == ('error', details)
+
+
+@pytest.mark.parametrize(('pipeline', 'options', 'believed'), [
+    ('authtoken imgguard', {}, False),
+    ('imgguard', {}, False),
+    ('imgguard', {'forward_identity': 'true'}, True),
+])
+def test_identity_headers_of_a_client_are_believed_only_where_the_operator_says_so(
+    load: Load, pipeline: str, options: dict[str, str], believed: bool,
+) -> None:
+    project = new_project()
+    image_id = Images(load(), token('alice', project)).in_error(visibility='community')
+    forged = {'X-User-Id': 'alice', 'X-Project-Id': project, 'X-Roles': 'admin', 'X-Identity-Status': 'Confirmed'}
+    shown = Images(load(pipeline, **options), token('mallory', new_project())).request(
+        'GET', f'/v2/images/{image_id}', forged).json
+    assert (shown['status'], ERROR in shown) == ('error', believed)
+
+
+def test_without_authtoken_details_are_told_of_private_images_only_and_no_delete_is_absorbed(load: Load) -> None:
+    images = Images(load('imgguard'), token('alice', new_project()))
+    for visibility, details in (('private', True), ('shared', False), ('community', False)):
+        image_id = images.in_error(visibility=visibility)
+        shown = images.show(image_id)
+        assert (shown['status'], ERROR in shown) == ('error', details)
+        assert images.request('DELETE', f'/v2/images/{image_id}').headers.get(KEPT) is None
+        assert images.request('GET', f'/v2/images/{image_id}').status_int == 404
+
+
+def test_who_may_not_modify_an_image_claims_nothing(load: Load) -> None:
+    application = load()
+    alice, mallory = (Images(application, token(user, new_project())) for user in ('alice', 'mallory'))
+    image_id = alice.created(KEEP, visibility='community')
+    for method, path, body in (('PUT', 'file', Body([b'x'])), ('PUT', 'stage', Body([b'x']))):
+        refused = mallory.request(method, f'/v2/images/{image_id}/{path}',
+                                  {**KEEP, 'Content-Type': 'application/octet-stream'}, body, {'CONTENT_LENGTH': '1'})
+        assert refused.status_int == 403
+    assert alice.request('GET', f'/v2/images/{image_id}/attempts').json == {'attempts': []}
+    assert alice.upload(image_id, DATA).status_int == 204
+
+
+def test_while_glance_cannot_be_reached_the_answer_says_so(load: Load) -> None:
+    images = Images(load(backend_url='http://127.0.0.1:9'), token('alice', new_project()))
+    for answer in (images.request('GET', '/v2/images'), images.upload('0' * 8, DATA, KEEP)):
+        assert answer.status_int == 502 and 'could not be reached' in answer.text
+
+
+@pytest.mark.parametrize(('options', 'said'), [
+    ({'backend_url': 'glance:9292'}, "option 'backend_url' in"),
+    ({'backend_url': 'http://user:secret@glance:9292'}, "option 'backend_url' in"),
+    ({'cafile': '/nowhere/ca.pem', 'backend_url': 'https://glance:9292'}, 'option cafile: /nowhere/ca.pem'),
+    ({'connect_timeout': '0'}, "option 'connect_timeout' in"),
+    ({'backend_urls': 'x'}, "did you mean 'backend_url'?"),
+])
+def test_a_bad_option_stops_the_load(load: Load, options: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigurationError, match='^imgguard: ') as raised:
+        load(**options)
+    assert said in str(raised.value) and 'secret' not in str(raised.value)
