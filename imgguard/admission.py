@@ -16,7 +16,7 @@ import webob.exc
 from imgguard import asking, names
 from imgguard.about import About
 from imgguard.attempts import Busy, Claim, ImageRecord, Kind, Running
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, ImgguardError, StoreUnavailable
 from imgguard.fence import NotYet
 from imgguard.guard import CannotGuard, Guard
 from imgguard.images import Caller, Forbidden, Image
@@ -79,12 +79,13 @@ class Admission:
 
         :param image_id: as the path spells it
         :param ask: asks Glance's policy; raises :class:`Forbidden`
-        :param refuse: whether a caller who may not is refused here and not by Glance while an attempt is under way
+        :param refuse: whether a caller who may not, of an image the guard knows, is refused here and not by Glance
         """
         try:
             asked = asking.keep(environ)
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
+        outage: ImgguardError | None
         records, outage = self._known(image_id)
         if not records and not asked and (asked is False or self._settings.keep_default == 'never'):
             if outage is not None:
@@ -93,7 +94,7 @@ class Admission:
         try:
             image = ask(by, image_id)
         except Forbidden as refusal:
-            if refuse() and any(record.running for record in records.values()):
+            if records and refuse():
                 answer: Iterable[bytes] = refusal.answer(environ, start_response)
                 return answer
             return self._application(environ, start_response)
@@ -108,7 +109,7 @@ class Admission:
                 record, image = self._recovered(record, image, kind, lambda: ask(by, image_id))
             except (NotYet, CannotRequeue) as error:
                 return _not_yet(error)(environ, start_response)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, GlanceUnavailable) as error:
                 outage = error
         guarded = self._guard.keeps(asked, record, image.image_type)
         if outage is not None:

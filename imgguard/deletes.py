@@ -18,7 +18,7 @@ from imgguard import asking, codes, names
 from imgguard.about import About
 from imgguard.api import v2
 from imgguard.attempts import Busy, ErrorState, Failure, ImageRecord, Running, State
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, ImgguardError, StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Image, Images, granted
 from imgguard.operations import Operation, spellings
@@ -90,7 +90,7 @@ class Deletes:
         return self._decide(environ, start_response, _Request(by, image, asked), outage)
 
     def _decide(self, environ: Environ, start_response: StartResponse, request: _Request,
-                outage: StoreUnavailable | None) -> Iterable[bytes]:
+                outage: ImgguardError | None) -> Iterable[bytes]:
         absorbed = False
         if outage is None:
             try:
@@ -100,7 +100,7 @@ class Deletes:
                 if not absorbed and request.image.elsewhere:
                     # Glance hands the request on without its headers, to a guard that must not judge it anew.
                     self._store.unwanted(request.image.image_id, request.image.created_at)
-            except StoreUnavailable as error:
+            except (StoreUnavailable, GlanceUnavailable) as error:
                 About(LOG, request.image.image_id).error('a delete cannot be judged: %s', error)
                 outage = error
         if absorbed:

@@ -13,7 +13,7 @@ from webob import Response
 
 from imgguard.api import history, v2
 from imgguard.attempts import ImageRecord
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller, Forbidden, Image, Images
 from imgguard.operations import Operation
 from imgguard.presenter import Presenter
@@ -38,7 +38,7 @@ class History:
         answer: webob.exc.HTTPException | Response
         try:
             answer = self._answer(operation.image_id, by, environ.get('QUERY_STRING', ''))
-        except StoreUnavailable as error:
+        except (StoreUnavailable, GlanceUnavailable) as error:
             LOG.error('attempts cannot be shown: %s', error)
             answer = webob.exc.HTTPInternalServerError(explanation=_NOT_KNOWN)
         except Forbidden as refusal:

@@ -21,7 +21,7 @@ from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
 from imgguard.attempts import Claim, Failure, Kind
 from imgguard.border import Border
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Image, Images
 from imgguard.leases import Heartbeat
@@ -115,7 +115,10 @@ class Imports:
             return self._found(admitted.image, answer.status)
         # The answer of the other host may have been lost on the way.
         lost = not answer.answered or (admitted.handed_on and answer.status >= 500)
-        task_id = self._tasks.holder(admitted.image.image_id) if lost else None
+        task_id = None
+        if lost:
+            with Border(claimed(LOG, claim), 'it is not known whether it began', GlanceUnavailable):
+                task_id = self._tasks.holder(admitted.image.image_id)
         if answer.status == 202 or task_id is not None:
             return self._accepted(by, kind, admitted, claim, task_id)
         return self._refused(admitted, claim, kind, answer)

@@ -64,7 +64,7 @@ _IMAGE: Final = {
     'attempts': {'GET': Action.ATTEMPTS}}
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
 _PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?:/(?P<part>file|stage|import|locations|attempts))?)?$')
-_MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
+MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
 _VERSION_2: Final = re.compile(r'v2(?:\.\d{1,3})?')
 _SLASHES: Final = re.compile('//+')
 
@@ -98,8 +98,8 @@ def recognise_negotiated(environ: Environ) -> Operation | None:
     """
     path: str = environ.get('PATH_INFO', '')
     accepted: str = environ.get('HTTP_ACCEPT') or ''
-    if accepted.startswith(_MEDIA_TYPE):
-        version = accepted.removeprefix(_MEDIA_TYPE)
+    if accepted.startswith(MEDIA_TYPE):
+        version = accepted.removeprefix(MEDIA_TYPE)
     elif path.startswith('/v2/'):
         return recognise(environ)
     else:

@@ -8,10 +8,11 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from imgguard.about import About
 from imgguard.api import v2
 from imgguard.attempts import ImageRecord
 from imgguard.border import Border
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller
 from imgguard.recovery import Recovery
 from imgguard.settings import Settings
@@ -87,7 +88,10 @@ class Presenter:
         settled = False
         for image in images:
             record = records.get((image['id'], image['created_at']))
-            if record is not None:
+            if record is None:
+                continue
+            # One image of which nothing can be learned now must not take the others their verdict.
+            with Border(About(LOG, record.image_id), 'it cannot be settled now', GlanceUnavailable):
                 settled |= self._recovery.settle(record, image['status'])
         return settled
 

@@ -10,7 +10,7 @@ import webob.exc
 from imgguard import listing
 from imgguard.api import v2
 from imgguard.border import Border
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller, Images
 from imgguard.operations import Action, Operation
 from imgguard.presenter import Presenter, Records
@@ -93,7 +93,10 @@ class Reads:
 
     def _is_in_error(self, image_id: str, by: Caller) -> bool:
         records = self._presenter.known([{'id': image_id, 'created_at': '', 'status': ''}])
-        image = self._images.look(by, image_id) if any(record.error for record in records.values()) else None
+        image = None
+        if any(record.error for record in records.values()):
+            with Border(LOG, 'an answer is not looked at for what an image in error must not show', GlanceUnavailable):
+                image = self._images.look(by, image_id)
         return image is not None and v2.error_of(
             {'id': image.image_id, 'created_at': image.created_at, 'status': image.status}, records) is not None
 

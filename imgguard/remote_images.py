@@ -18,13 +18,14 @@ from imgguard import text
 from imgguard.attempts import Kind
 from imgguard.errors import GlanceUnavailable
 from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
+from imgguard.operations import MEDIA_TYPE
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 Json = dict[str, Any]
 
 _REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
 # What a request needs to be sent as the same caller; the rest belongs to the request it came with.
-_OF_CALLER: Final = ('wsgi.', 'keystone.', 'SERVER_', 'REMOTE_', 'HTTP_X_', 'HTTP_HOST', 'HTTP_OPENSTACK_',
+_OF_CALLER: Final = ('wsgi.', 'SERVER_', 'REMOTE_', 'HTTP_X_', 'HTTP_HOST', 'HTTP_OPENSTACK_',
                      'HTTP_USER_AGENT', 'HTTP_ACCEPT', 'HTTP_ACCEPT_LANGUAGE', 'SCRIPT_NAME')
 _NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTACK_IMAGE_', 'HTTP_ACCEPT_ENCODING',
                          'wsgi.input')
@@ -49,6 +50,9 @@ class Asker:
         self._environ: Final = {
             name: value for name, value in environ.items()
             if name.startswith(_OF_CALLER) and not name.startswith(_NOT_OF_CALLER)}
+        if str(self._environ.get('HTTP_ACCEPT') or '').startswith(MEDIA_TYPE):
+            # It tells the version, which the paths of these requests tell.
+            del self._environ['HTTP_ACCEPT']
 
     @property
     def request_id(self) -> str | None:
@@ -119,7 +123,8 @@ class Remote:
         """
         def caller(environ: Environ) -> Caller:
             # As Glance would make one, so that its log, its tasks and the guard's history name the same.
-            environ.setdefault(_REQUEST_ID, f'req-{uuid.uuid4()}')
+            if not environ.get(_REQUEST_ID):
+                environ[_REQUEST_ID] = f'req-{uuid.uuid4()}'
             request_id = text.one_line(str(environ[_REQUEST_ID]), 255)
             request_id = request_id if request_id.startswith('req-') else f'req-{request_id}'
             asker = Asker(self.application, environ)
@@ -127,7 +132,8 @@ class Remote:
             # As glance/api/middleware/context.py, process_request, reads them.
             roles = {role.strip().lower() for role in (environ.get('HTTP_X_ROLES') or '').split(',')}
             believed = forward_identity or 'keystone.token_auth' in environ
-            if not believed or not (user_id or project_id):
+            confirmed = environ.get('HTTP_X_IDENTITY_STATUS', 'Confirmed') == 'Confirmed'
+            if not (believed and confirmed) or not (user_id or project_id):
                 return Caller(None, None, False, request_id, asker, identified=False)
             return Caller(user_id, project_id, 'admin' in roles, request_id, asker)
         return caller
@@ -151,8 +157,8 @@ class RemoteImages:
             raise
 
     def for_import(self, by: Caller, image_id: str, kind: Kind) -> Image:
-        """See :class:`imgguard.images.Images`; a copy is a policy of its own, of which only Glance knows."""
-        return self.for_show(by, image_id) if kind is Kind.COPY else self.for_update(by, image_id)
+        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may copy it."""
+        return self.for_update(by, image_id)
 
     def for_update(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""

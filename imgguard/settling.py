@@ -70,13 +70,15 @@ class StoreAlone:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store: Final = store
         self._silence: Final = settings.lease_seconds + _SKEW
+        self._stall: Final = settings.import_stall_seconds
 
     def silent(self, page: Iterable[ImageRecord]) -> Counts:
         """End the running attempts of these images that are not alive."""
         counts = Counts()
         for record in page:
             running = record.running
-            if running is not None and running.handed_on and running.kind in watch.IMPORTS:
+            if (running is not None and running.handed_on and running.kind in watch.IMPORTS
+                    and running.silent_for < self._stall):
                 # It goes on without its worker, and how it ended is Glance's word.
                 continue
             if running is not None and not running.alive:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, Self
 
 from imgguard import codes, text
 from imgguard.attempts import Failure, Kind
-from imgguard.errors import ImgguardError
+from imgguard.errors import GlanceUnavailable
 from imgguard.glance_log import Cause
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 
@@ -85,7 +85,7 @@ class Tasks(Protocol):
         """
 
 
-class CannotLook(ImgguardError):
+class CannotLook(GlanceUnavailable):
     """Nobody can be asked any more how a task goes on."""
 
 

@@ -16,7 +16,7 @@ from imgguard.about import About
 from imgguard.api import v2
 from imgguard.api.updates import Declare, Drop, Malformed, Reset, Update, parse
 from imgguard.attempts import Busy, Failure, ImageRecord
-from imgguard.errors import StoreUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Image, Images, granted
 from imgguard.operations import Operation
@@ -84,7 +84,7 @@ class Updates:
             raise _Answered(webob.exc.HTTPBadRequest(explanation=update.word.text))
         try:
             return self._obey(environ, update, image, by)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, GlanceUnavailable) as error:
             About(LOG, image.image_id).error('an update cannot be obeyed: %s', error)
             if isinstance(update.word, Drop) or update.word == Reset(by_status=False):
                 # As without the guard: Glance takes none of its reserved names.

@@ -170,7 +170,9 @@ class _Upload:
     def _settle_unanswered(self, answer: outcome.Answer, failure: Failure) -> str | None:
         """Look how the upload ended in Glance; as long as that is not known the failure is stored without a status."""
         status = self._status_after()
-        if status in DATA:
+        if status in DATA and (answer.refusal or answer.broken):
+            claimed(LOG, self._claim).error('Glance took its data, although it did not come whole: delete the image')
+        elif status in DATA:
             return self._stored(lambda: self._guard.succeeded(self._claim, answer.status, answer.received),
                                 names.KEPT_GUARDED)
         ended = status is not None and status not in dead_states.HANGING
@@ -182,11 +184,12 @@ class _Upload:
         # Who looks at the image later meets it again.
         with Border(claimed(LOG, self._claim), 'Glance cannot be asked how it ended', GlanceUnavailable):
             for _ in range(_LOOKS):
+                # Before the first look, too: Glance may only be about to begin.
+                time.sleep(_LOOK_SECONDS)
                 now = self._images.look(self._by, self._image.image_id)
                 status = 'deleted' if now is None else now.status
                 if status not in dead_states.HANGING:
                     break
-                time.sleep(_LOOK_SECONDS)
         return status
 
     def _store_failure(self, failure: Failure, status: int | None, received: int) -> str:

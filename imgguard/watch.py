@@ -184,7 +184,9 @@ def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> bool:
     if result.verdict is Verdict.SUCCEEDED or result.failure is None:
         return guard.succeeded(ended.claim, _ACCEPTED, seen.size or ended.received, result.failure)
     shown = ended.guarded and ended.kind is not Kind.COPY and seen.status is not None
-    return guard.failed(ended.image, ended.claim, result.failure, _ACCEPTED, ended.received, shown,
+    # Of one that was given up for its silence nobody knows whether it has ended, where it was handed on.
+    silent = seen.status is not None and (seen.task is None or not seen.task.ended)
+    return guard.failed(ended.image, ended.claim, result.failure, None if silent else _ACCEPTED, ended.received, shown,
                         remains=ended.guarded)
 
 

@@ -1,14 +1,18 @@
 """The guard in the proxy, as the sample paste file puts it together, in front of a real Glance that has no guard."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from cheroot import wsgi
 from paste.deploy import loadapp  # type: ignore[import-untyped]
 from webtest import TestApp
 
-from demo.server import Kind, Server
+from demo.server import HOST, Kind, Server
 from imgguard.errors import ConfigurationError
+from imgguard.proxy import Proxy
 from tests import conftest
 from tests.harness import IDENTITY
 from tests.identity import admin_token, reader_token, token
@@ -110,6 +114,75 @@ def test_while_glance_cannot_be_reached_the_answer_says_so(load: Load) -> None:
     images = Images(load(backend_url='http://127.0.0.1:9'), token('alice', new_project()))
     for answer in (images.request('GET', '/v2/images'), images.upload('0' * 8, DATA, KEEP)):
         assert answer.status_int == 502 and 'could not be reached' in answer.text
+
+
+def test_who_only_sees_an_image_does_not_claim_it_for_a_copy(load: Load) -> None:
+    application = load()
+    alice, mallory = (Images(application, token(user, new_project())) for user in ('alice', 'mallory'))
+    image_id = alice.created(KEEP, visibility='community')
+    alice.upload(image_id, DATA)
+    refused = mallory.json('POST', f'/v2/images/{image_id}/import', {'method': {'name': 'copy-image'}}, KEEP)
+    assert refused.status_int in (400, 403, 409)
+    assert len(alice.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']) == 1
+
+
+def test_a_version_in_the_media_type_is_no_way_round(load: Load) -> None:
+    images = Images(load(), token('alice', new_project()))
+    image_id = images.created(KEEP)
+    cut = images.request('PUT', f'/images/{image_id}/file', {
+        'Content-Type': 'application/octet-stream', 'Accept': 'application/vnd.openstack.images-v2'},
+        Body([b'x' * 300]), {'CONTENT_LENGTH': '1000'})
+    assert cut.headers[KEPT] == 'error'
+    assert images.show(image_id)['status'] == 'error'
+
+
+class Flaky:
+    """A backend that goes away in the middle."""
+
+    def __init__(self, glance: Server) -> None:
+        self._glance = glance
+        self.away = False
+        self.server = wsgi.Server((HOST, 0), self, numthreads=4)
+        self.server.prepare()
+        threading.Thread(target=self.server.serve, daemon=True).start()
+        self._proxy = Proxy(glance.url, 5, 30)
+
+    @property
+    def url(self) -> str:
+        return f'http://{HOST}:{self.server.bind_addr[1]}'
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if self.away:
+            start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
+            return []
+        return self._proxy(environ, start_response)
+
+
+@pytest.fixture
+def flaky(glance: Server) -> Iterator[Flaky]:
+    backend = Flaky(glance)
+    yield backend
+    backend.server.stop()
+
+
+def test_while_glance_is_away_every_answer_is_its_own(load: Load, flaky: Flaky) -> None:
+    images = Images(load(backend_url=flaky.url), token('alice', new_project()))
+    image_id = images.in_error()
+    flaky.away = True
+    for method, path, document in (
+            ('PUT', f'/v2/images/{image_id}/file', None), ('DELETE', f'/v2/images/{image_id}', None),
+            ('GET', f'/v2/images/{image_id}', None), ('GET', f'/v2/images/{image_id}/file', None),
+            ('PATCH', f'/v2/images/{image_id}', [{'op': 'replace', 'path': '/status', 'value': 'queued'}]),
+            ('POST', f'/v2/images/{image_id}/import', {'method': {'name': 'web-download', 'uri': 'http://x/'}})):
+        answer = images.request(method, path) if document is None else images.json(
+            method, path, document, {'Content-Type': 'application/openstack-images-v2.1-json-patch'}
+            if method == 'PATCH' else None)
+        assert answer.status_int == 503, (method, path)
+    unknown = images.request('GET', f'/v2/images/{image_id}/attempts')
+    assert unknown.status_int == 500 and 'try again later' in unknown.text
+    flaky.away = False
+    assert images.show(image_id)['status'] == 'error'
+    assert images.upload(image_id, DATA).status_int == 204
 
 
 @pytest.mark.parametrize(('options', 'said'), [

@@ -12,11 +12,13 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     Update,
+    and_,
     bindparam,
     case,
     delete,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -90,8 +92,10 @@ class Statements:
             state=State.RUNNING.value, code=None, message=None, finished_at=None, updated_at=now()))
         self.end_dead = prepared(lambda: update(attempts).where(
             attempts.c.image_key == bindparam('of_key'), attempts.c.number > bindparam('of_above'),
-            attempts.c.state == State.LOST.value).values(
-            state=State.FAILED.value, finished_at=attempts.c.updated_at))
+            or_(attempts.c.state == State.LOST.value, and_(
+                attempts.c.state == State.FAILED.value, attempts.c.handed_on.is_(True),
+                attempts.c.http_status.is_(None)))).values(
+            state=State.FAILED.value, finished_at=attempts.c.updated_at, handed_on=False))
         self.forget = prepared(_forget)
         self.forget_old = prepared(lambda: delete(attempts).where(
             attempts.c.image_key == bindparam('of_key'), attempts.c.number < bindparam('of_below'),

@@ -2,8 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+
 from imgguard.attempts import Busy, Failure, Kind, State
+from imgguard.fence import Fence, NotYet
 from imgguard.store import Store
+from imgguard.workers import Workers
 from tests.store.conftest import (
     CREATED,
     CUT,
@@ -140,6 +144,30 @@ def test_the_worker_of_a_lost_attempt_is_declared_dead(store: Store, hands: Hand
     assert not store.finish(claim, State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=9)
     assert store.declare_dead(claim.key) == 0
     assert store.declare_dead(claim.key + 1) == 0
+
+
+@pytest.mark.parametrize('unanswered', [False, True], ids=['lost', 'without an answer'])
+def test_declared_dead_nothing_of_what_was_handed_on_holds_the_fence(
+    store: Store, hands: Hands, unanswered: bool,
+) -> None:
+    """Of an upload through the proxy nobody knows how it ended in Glance; the operator does."""
+    claim = begun(store, new=replace(UPLOAD, handed_on=True))
+    if unanswered:
+        store.finish(claim, State.FAILED, CUT, shown=True, http_status=None, bytes_received=7)
+    fence = Fence(store, Workers(), 600)
+    elapse(store, hands, SILENCE + 1)
+    store.lose(claim.key, claim.number)
+    record = store.records(['image'])['image', CREATED]
+    with pytest.raises(NotYet):
+        fence.passed(record)
+    assert store.declare_dead(claim.key) == 1
+    assert [attempt.state for attempt in fence.passed(record)] == [State.FAILED]
+
+
+def test_what_was_handed_on_and_answered_does_not_hold_the_fence(store: Store) -> None:
+    claim = begun(store, new=replace(UPLOAD, handed_on=True))
+    store.finish(claim, State.FAILED, CUT, shown=True, http_status=500, bytes_received=7)
+    assert Fence(store, Workers(), 600).passed(store.records(['image'])['image', CREATED])
 
 
 def test_an_attempt_whose_image_has_its_data_is_settled_once_lost_or_not(store: Store, hands: Hands) -> None:
