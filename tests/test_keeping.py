@@ -332,6 +332,25 @@ def test_pass_lets_the_upload_run_and_says_so(
     assert [words for words in said if 'an upload runs unguarded' in words]
 
 
+def test_what_was_asked_at_create_is_told_unavailable_when_glance_cannot_be_asked(
+    load_client: LoadClient, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A short outage of Glance's database: the guard does not learn what it has to know, and Glance goes on."""
+    import glance.db
+    images = Images(load_client({}), token('alice', new_project()))
+    image_id = images.created(KEEP)
+    get, failures = glance.db.ImageRepo.get, [RuntimeError('the database is away')]
+
+    def fail_first(repo: glance.db.ImageRepo, image_id: str) -> object:
+        if failures:
+            raise failures.pop()
+        return get(repo, image_id)
+
+    monkeypatch.setattr(glance.db.ImageRepo, 'get', fail_first)
+    uploaded = images.upload(image_id, DATA)
+    assert (uploaded.status_int, uploaded.headers[KEPT]) == (204, 'unavailable')
+
+
 def test_refuse_answers_500_before_any_byte_is_read(
     load_client: LoadClient, tmp_path: Path, lose: Lose,
 ) -> None:
