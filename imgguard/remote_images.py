@@ -26,7 +26,7 @@ Json = dict[str, Any]
 _REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
 # What a request needs to be sent as the same caller; the rest belongs to the request it came with.
 _OF_CALLER: Final = ('wsgi.', 'SERVER_', 'REMOTE_', 'HTTP_X_', 'HTTP_HOST', 'HTTP_OPENSTACK_',
-                     'HTTP_USER_AGENT', 'HTTP_ACCEPT', 'HTTP_ACCEPT_LANGUAGE', 'SCRIPT_NAME')
+                     'HTTP_USER_AGENT', 'HTTP_ACCEPT', 'SCRIPT_NAME')
 _NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTACK_IMAGE_', 'HTTP_ACCEPT_ENCODING',
                          'wsgi.input')
 _UPDATE: Final = 'application/openstack-images-v2.1-json-patch'
