@@ -152,7 +152,7 @@ class Admission:
             return record, image
         if record.running is None:
             self._patiently(lambda: self._recovery.clear(self._store.records([image.image_id])[
-                image.image_id, image.created_at]))
+                image.image_id, image.created_at], image.status))
             return record, allowed()
         return record, image
 

@@ -197,9 +197,9 @@ def _next(job: Job, record: ImageRecord, status: str | None) -> str:
         return 'nothing: its staged data waits for an import, which can be asked for again'
     try:
         if job.outside is None:
-            Fence(job.store, Workers(), job.settings.fence_seconds).passed(record)
+            Fence(job.store, Workers(), job.settings.fence_seconds).passed(record, status)
             return f'what is left of it {INSIDE}'
-        done = job.outside.recovery.clear(record)
+        done = job.outside.recovery.clear(record, status)
     except BeingCleared:
         raise CommandFailed(f'image {record.image_id} is being cleared by somebody else') from None
     except NotYet as error:

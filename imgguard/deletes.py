@@ -83,7 +83,7 @@ class Deletes:
             # Glance refuses it, before it touches the image.
             return self._application(environ, start_response)
         try:
-            waits = image.status in v2.WAITING_STATUSES and not image.protected
+            waits = image.status in v2.ERROR_STATUSES and not image.protected
             asked = asking.keep(environ) if waits else False
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
@@ -189,7 +189,7 @@ class Deletes:
     def _still_waits(self, request: _Request) -> bool:
         # The attempt that was waited for may have brought the data after all.
         now = granted(self._images.for_delete, request.by, request.image.image_id)
-        return now is not None and now.status in v2.WAITING_STATUSES and not now.protected
+        return now is not None and now.status in v2.ERROR_STATUSES and not now.protected
 
     def _deleted(self, image: Image) -> None:
         try:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from typing import Final, Self
@@ -153,7 +153,9 @@ def _in_front(settings: ProxySettings, where: str, guarded: Callable[[Applicatio
     except ImportError as error:
         raise ConfigurationError(f'imgguard: {where} needs the extra "proxy" ({error}); install it with '
                                  "pip install 'imgguard[proxy]'") from error
-    return Edge(guarded(Proxy(**asdict(settings))))
+    backend = Proxy(settings.backend_url, settings.connect_timeout, settings.read_timeout, settings.forward_identity,
+                    settings.cafile, settings.insecure)
+    return Edge(guarded(backend))
 
 
 def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> ImageGuard:

@@ -9,6 +9,7 @@ from typing import Final
 
 from imgguard.attempts import ImageRecord, State
 from imgguard.store import AttemptRow, Store
+from imgguard.tasks import KILLED
 from imgguard.workers import Workers
 
 _MOST_ATTEMPTS: Final = 100
@@ -34,15 +35,18 @@ class Fence:
         self._workers: Final = workers
         self._seconds: Final = fence_seconds
 
-    def passed(self, record: ImageRecord) -> list[AttemptRow]:
+    def passed(self, record: ImageRecord, status: str | None = None) -> list[AttemptRow]:
         """The attempts that may have left something, the newest first.
 
+        :param status: what Glance says of the image; ``None`` where that is not known
         :raises NotYet: one of them may still wake up and write
         :raises StoreUnavailable: when the store cannot be asked
         """
         found = [attempt for attempt in self._store.attempts(record.key, _MOST_ATTEMPTS)
                  if attempt.number > record.cleared_number]
-        wait = max(self._waits(found), default=0.0)
+        # Whoever sets an image to killed is the worker that brought its data, and its last word (glance 15,
+        # glance/api/v1/upload_utils.py, safe_kill).
+        wait = 0.0 if status == KILLED else max(self._waits(found), default=0.0)
         if wait > 0:
             raise NotYet(wait)
         return found

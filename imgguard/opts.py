@@ -147,6 +147,15 @@ PROXY_OPTIONS: Final[tuple[cfg.Opt, ...]] = (
         'insecure',
         default=False,
         help='Whether the certificate of a Glance at https is not verified. For tests.'),
+    cfg.StrOpt(
+        'v1_error_status',
+        default='error',
+        choices=[
+            ('error', 'the same as the API v2 shows by default'),
+            ('queued', 'for clients that refuse to upload again to an image that is not queued, as the command line '
+                       '"glance --os-image-api-version 1 image-update --file" does; the properties tell the error'),
+        ],
+        help='The status that the Images API v1 of an old Glance shows for an image whose upload failed.'),
 )
 
 

@@ -49,7 +49,7 @@ class Presenter:
 
     def _rewrite(self, answer: Captured, by: Caller) -> None:
         document = json.loads(answer.body())
-        waiting = [image for image in v2.images_of(document) if image['status'] in v2.WAITING_STATUSES]
+        waiting = [image for image in v2.images_of(document) if image['status'] in v2.ERROR_STATUSES]
         records = self.known(waiting)
         if any([self.write(image, records, by) for image in waiting]):
             answer.replace(v2.dump(document))

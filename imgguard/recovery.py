@@ -77,12 +77,13 @@ class Recovery:
             return self._store.give_up(record.key, never)
         return False
 
-    def clear(self, record: ImageRecord) -> bool:
+    def clear(self, record: ImageRecord, status: str | None = None) -> bool:
         """Clear away what attempts left of an image in Glance; one without data then is ``queued``.
 
         Where data that may lie in Glance's stores cannot be deleted, that is left to whoever can: the attempts are not
         noted as cleared.
 
+        :param status: what Glance says of the image; ``None`` where that is not known
         :returns: whether anything was cleared away
         :raises NotYet: while the fence is closed; :class:`BeingCleared` while somebody else is at it
         :raises CannotRequeue: it is not possible; the text says what the operator can do
@@ -97,7 +98,7 @@ class Recovery:
             return False
         if not self._requeue.deletes_data and not self._requeue.needed(record.image_id):
             return False
-        past = self._fence.passed(record)
+        past = self._fence.passed(record, status)
         return self._clear(record, [task for attempt in past if (task := self._task(record, attempt)) is not None])
 
     def clear_staged_here(self, record: ImageRecord) -> None:
@@ -141,7 +142,7 @@ class Recovery:
         # Whatever Glance's stores and their drivers raise, the next look or retry meets it again.
         with Border(About(LOG, record.image_id), 'what is left of it is not cleared away now',
                     NotYet, CannotRequeue, StoreUnavailable, level=logging.INFO):
-            self.clear(record)
+            self.clear(record, status)
 
     @staticmethod
     def keeps_staged(record: ImageRecord, status: str | None) -> bool:

@@ -69,6 +69,7 @@ class ProxySettings:
     forward_identity: bool
     cafile: str | None
     insecure: bool
+    v1_error_status: Literal['error', 'queued']
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,7 +184,7 @@ class WithGlance:
                 elif status in DATA:
                     counts += self._arrived(record, status)
                 elif record.image_id in dead and not self._recovery.keeps_staged(record, status):
-                    counts += self._put_back(record)
+                    counts += self._put_back(record, status)
             except GlanceUnavailable as error:
                 self._fail(error)
         return counts
@@ -221,9 +221,9 @@ class WithGlance:
         """Settle an attempt that was given up as lost, when its image has data all the same."""
         return Counts(settled=status in DATA and self._recovery.settle(record, status))
 
-    def _put_back(self, record: ImageRecord) -> Counts:
+    def _put_back(self, record: ImageRecord, status: str) -> Counts:
         try:
-            return Counts(requeued=self._recovery.clear(record))
+            return Counts(requeued=self._recovery.clear(record, status))
         except BeingCleared:
             return Counts()
         except NotYet:

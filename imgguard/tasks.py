@@ -94,9 +94,12 @@ TYPES: Final = frozenset({'api_image_import', 'location_import'})
 
 DATA: Final = frozenset({'active', 'deactivated'})
 GONE: Final = frozenset({None, 'deleted', 'pending_delete'})
+KILLED: Final = 'killed'
+"""The status in which Glance's API v1 leaves an image that it has given up; nothing works on it any more."""
 _NO_CAUSE: Final = 'Task failed due to Internal Error'
 _DELETED: Final = 'The image was deleted while its data was on the way.'
 _STAGED_LOST: Final = 'The staged data was lost before it could be imported. Stage it again.'
+_GIVEN_UP: Final = 'Glance has given the image up (killed); why, only its log tells.'
 _SILENT: Final = 'The import made no progress for {seconds} seconds.'
 
 _SOURCE: Final = 'The source of the data could not be read'
@@ -148,6 +151,8 @@ def judge(kind: Kind, seen: Seen, causes: Sequence[Cause], idle: float, stall: f
     """
     if seen.status in GONE:
         return _failed(codes.IMPORT_FAILED, _DELETED)
+    if seen.status == KILLED:
+        return _failed(codes.IMPORT_FAILED, _GIVEN_UP)
     task = seen.task
     if task is None or not task.ended:
         if seen.status in DATA and kind is not Kind.COPY and (task is None or idle >= stall):

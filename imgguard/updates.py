@@ -101,7 +101,7 @@ class Updates:
             return self._reset(environ, update, self._images.for_update(by, image.image_id), record)
         if record is None:
             return Captured(self._application, environ)
-        if isinstance(word, Reset) and record.error is not None and image.status in v2.WAITING_STATUSES:
+        if isinstance(word, Reset) and record.error is not None and image.status in v2.ERROR_STATUSES:
             return self._reset(environ, update, self._images.for_update(by, image.image_id), record)
         return self._rest(environ, update)
 
@@ -153,7 +153,7 @@ class Updates:
 
 
 def _refuse_unless_it_waits(image: Image, record: ImageRecord | None) -> None:
-    if image.status not in v2.WAITING_STATUSES:
+    if image.status not in v2.ERROR_STATUSES:
         raise _Answered(webob.exc.HTTPConflict(explanation=_HAS_DATA.format(status=image.status)))
     if record is not None and record.running is not None and record.running.alive:
         raise _Answered(webob.exc.HTTPConflict(explanation=_BUSY))

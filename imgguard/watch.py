@@ -20,7 +20,7 @@ from imgguard.images import Image
 from imgguard.leases import Heartbeat
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 from imgguard.store import Store
-from imgguard.tasks import DATA, CannotLook, Seen, Tasks, judge
+from imgguard.tasks import DATA, KILLED, CannotLook, Seen, Tasks, judge
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def end(guard: Guard, ended: Import, result: Outcome, seen: Seen) -> bool:
         return guard.succeeded(ended.claim, _ACCEPTED, seen.size or ended.received, result.failure)
     shown = ended.guarded and ended.kind is not Kind.COPY and seen.status is not None
     # Of one that was given up for its silence nobody knows whether it has ended, where it was handed on.
-    silent = seen.status is not None and (seen.task is None or not seen.task.ended)
+    silent = seen.status not in (None, KILLED) and (seen.task is None or not seen.task.ended)
     return guard.failed(ended.image, ended.claim, result.failure, None if silent else _ACCEPTED, ended.received, shown,
                         remains=ended.guarded)
 

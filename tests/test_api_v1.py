@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from imgguard import codes
-from imgguard.api import v1
+from imgguard.api import v1, v2
 from imgguard.asking import BadRequest
 from imgguard.attempts import Running
 from tests.test_presenting import AT, CREATED, error, record, records, running
@@ -104,19 +104,19 @@ def test_the_cheap_test(status: str, may_be: bool) -> None:
     ('active', False), ('deactivated', False), ('deleted', False), ('pending_delete', False)])
 def test_an_image_that_waits_or_was_killed_can_be_in_error(status: str, in_error: bool) -> None:
     known = record(error())
-    found = v1.error_of(v1.as_v2(image(status=status)), records(known))
+    found = v2.error_of(v1.as_v2(image(status=status)), records(known))
     assert found == ((known, known.error) if in_error else None)
 
 
 @pytest.mark.parametrize(('holder', 'in_error'), [
     (running(guarded=True, alive=False), True), (running(guarded=True, alive=True), False)])
 def test_not_while_a_newer_attempt_is_alive(holder: Running, in_error: bool) -> None:
-    assert (v1.error_of(v1.as_v2(image()), records(record(error(), holder))) is not None) is in_error
+    assert (v2.error_of(v1.as_v2(image()), records(record(error(), holder))) is not None) is in_error
 
 
 def test_another_image_of_that_id_is_not_in_error() -> None:
     told = image(created_at='2027-01-01T00:00:00.000000')
-    assert v1.error_of(v1.as_v2(told), records(record(error()))) is None
+    assert v2.error_of(v1.as_v2(told), records(record(error()))) is None
 
 
 # What it shows

@@ -45,9 +45,9 @@ def records(known: ImageRecord) -> dict[tuple[str, str], ImageRecord]:
 
 @pytest.mark.parametrize(('status', 'in_error'), [
     ('queued', True), ('saving', True), ('uploading', True), ('importing', True),
-    ('active', False), ('deactivated', False), ('deleted', False), ('pending_delete', False), ('killed', False),
+    ('active', False), ('deactivated', False), ('deleted', False), ('pending_delete', False), ('killed', True),
     ('something new', False)])
-def test_only_an_image_that_waits_can_be_in_error(status: str, in_error: bool) -> None:
+def test_only_an_image_without_data_can_be_in_error(status: str, in_error: bool) -> None:
     known = record(error())
     found = v2.error_of(image(status=status), records(known))
     assert found == ((known, known.error) if in_error else None)

@@ -21,11 +21,6 @@ Headers = list[tuple[str, str]]
 Json = dict[str, Any]
 Records = Mapping[tuple[str, str], ImageRecord]
 
-STATUS_KILLED: Final = 'killed'
-
-ERROR_STATUSES: Final = v2.WAITING_STATUSES | {STATUS_KILLED}
-"""The statuses under which an image can be in error: beside those of v2 that to which v1 sets what has failed."""
-
 _META: Final = 'x-image-meta-'
 _PROPERTY: Final = 'x-image-meta-property-'
 _STATUS: Final = f'{_META}status'
@@ -36,7 +31,7 @@ _NULLED: Final = ('checksum', 'virtual_size')
 
 _BRIEF: Final = ('id', 'name', 'size', 'disk_format', 'container_format', 'checksum')
 
-_STATUS_IN_JSON: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(ERROR_STATUSES)).encode() + rb')"')
+_STATUS_IN_JSON: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(v2.ERROR_STATUSES)).encode() + rb')"')
 _TIME: Final = re.compile(r'(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)?')
 
 # WSGI spells a header's dashes and underscores alike, as Glance does (glance/common/utils.py,
@@ -114,14 +109,6 @@ def image_of(headers: Headers) -> Json | None:
 def _decoded(value: str) -> str:
     # Glance sends UTF-8, and WSGI carries bytes as Latin-1 (PEP 3333).
     return value.encode('latin-1', 'replace').decode('utf-8', 'replace')
-
-
-def error_of(image: Json, records: Records) -> tuple[ImageRecord, ErrorState] | None:
-    """The verdict that this image shows now, as :func:`imgguard.api.v2.error_of` says; killed ones show theirs too.
-
-    :param image: in the words of v2 (:func:`as_v2`)
-    """
-    return v2.error_of({**image, 'status': 'saving'} if image['status'] == STATUS_KILLED else image, records)
 
 
 def show_error(image: Json, record: ImageRecord, error: ErrorState, status: str, details: bool) -> None:

@@ -11,12 +11,20 @@ from imgguard.attempts import ErrorState, ImageRecord
 
 Json = dict[str, Any]
 
+STATUS_KILLED: Final = 'killed'
+
 WAITING_STATUSES: Final = frozenset({'queued', 'saving', 'uploading', 'importing'})
-"""The statuses of an image whose data has not come; only under these can it be in error."""
+"""The statuses of an image whose data may still come."""
+
+ERROR_STATUSES: Final = WAITING_STATUSES | {STATUS_KILLED}
+"""The statuses of an image that has no data; only under these can it be in error.
+
+``killed`` is set by Glances that have the API v1 (glance 15, ``glance/api/v1/upload_utils.py``, ``safe_kill``).
+"""
 
 PATCH_MEDIA_TYPES: Final = frozenset(f'application/openstack-images-v2.{minor}-json-patch' for minor in (0, 1))
 
-_WAITING: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(WAITING_STATUSES)).encode() + rb')"')
+_IN_ERROR: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(ERROR_STATUSES)).encode() + rb')"')
 _NULLED: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
 _REMOVED: Final = ('stores', 'direct_url', 'locations')
 
@@ -32,7 +40,7 @@ _PROPERTIES: Final = {
 
 def may_be_in_error(body: bytes) -> bool:
     """Whether an answer can contain an image in error; a cheap test that is never wrong with ``False``."""
-    return _WAITING.search(body) is not None
+    return _IN_ERROR.search(body) is not None
 
 
 def images_of(document: Any) -> list[Json]:
@@ -51,11 +59,11 @@ def _is_image(image: Any) -> bool:
 def error_of(image: Json, records: Mapping[tuple[str, str], ImageRecord]) -> tuple[ImageRecord, ErrorState] | None:
     """The verdict this image shows now, if it is in error.
 
-    An image that is not waiting for its data is never in error, whatever the store says; nor is one
+    An image that has data is never in error, whatever the store says; nor is one
     while a newer attempt is alive.
     """
     record = records.get((image['id'], image['created_at']))
-    if record is None or record.error is None or image['status'] not in WAITING_STATUSES:
+    if record is None or record.error is None or image['status'] not in ERROR_STATUSES:
         return None
     if record.running is not None and record.running.alive:
         return None
