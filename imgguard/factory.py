@@ -24,7 +24,8 @@ from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
 from imgguard.middleware import Handler, ImageGuard
 from imgguard.notify import POLL_SECONDS, Publisher
-from imgguard.operations import Action, Operation, recognise, recognise_negotiated
+from imgguard.operations import Action, Operation, recognise
+from imgguard.operations_v1 import recognise_negotiated
 from imgguard.opts import OPTIONS, PROXY_OPTIONS
 from imgguard.outside import Outside
 from imgguard.presenter import Presenter

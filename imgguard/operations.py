@@ -65,7 +65,6 @@ _IMAGE: Final = {
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
 _PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?:/(?P<part>file|stage|import|locations|attempts))?)?$')
 MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
-_VERSION_2: Final = re.compile(r'v2(?:\.\d{1,3})?')
 _SLASHES: Final = re.compile('//+')
 
 
@@ -88,26 +87,6 @@ def recognise(environ: Environ) -> Operation | None:
     else:
         action = _IMAGE[match['part']].get(_method(environ))
     return Operation(action, image_id or '') if action else None
-
-
-def recognise_negotiated(environ: Environ) -> Operation | None:
-    """As :func:`recognise`, in front of where Glance negotiates the version of its API.
-
-    The version is told by the media type that is accepted, or by the first part of the path
-    (``glance/api/middleware/version_negotiation.py``, ``process_request``); every minor one means the same.
-    """
-    path: str = environ.get('PATH_INFO', '')
-    accepted: str = environ.get('HTTP_ACCEPT') or ''
-    if accepted.startswith(MEDIA_TYPE):
-        version = accepted.removeprefix(MEDIA_TYPE)
-    elif path.startswith('/v2/'):
-        return recognise(environ)
-    else:
-        version, slash, rest = path.lstrip('/').partition('/')
-        path = slash + rest
-    if _VERSION_2.fullmatch(version) is None:
-        return None
-    return recognise({**environ, 'PATH_INFO': f'/v2{path}'})
 
 
 def spellings(image_id: str) -> list[str]:

@@ -9,12 +9,12 @@ import re
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from imgguard.operations import Action, Operation
+from imgguard import operations
+from imgguard.operations import MEDIA_TYPE, Action, Operation
 
 Environ = dict[str, Any]
 
 _VERSION: Final = re.compile(r'v(1|2)(?:\.\d+)?')
-_MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
 _SLASHES: Final = re.compile('//+')
 # "detail" is a list and never the id of an image (glance/api/v1/router.py).
 _PATH: Final = re.compile(r'/v1/images(?:/(?:(?P<detail>detail)|(?P<image>[^/]+?)))?$')
@@ -44,7 +44,7 @@ def negotiated(environ: Environ) -> str:
     if match is not None:
         return _SLASHES.sub('/', f'/v{match[1]}{slash}{rest}')
     accept = _accepted(environ.get('HTTP_ACCEPT') or '')
-    match = _VERSION.fullmatch(accept.removeprefix(_MEDIA_TYPE)) if accept.startswith(_MEDIA_TYPE) else None
+    match = _VERSION.fullmatch(accept.removeprefix(MEDIA_TYPE)) if accept.startswith(MEDIA_TYPE) else None
     return _SLASHES.sub('/', f'/v{match[1]}{path}') if match else ''
 
 
@@ -61,6 +61,15 @@ def _accepted(header: str) -> str:
             whole = True
         accepted.append(f'{major}/{minor}' if whole else f'{major}/{minor};q={quality}')
     return ', '.join(accepted)
+
+
+def recognise_negotiated(environ: Environ) -> Operation | None:
+    """Say which operation of either version the request is, in front of where Glance negotiates the version."""
+    path: str = environ.get('PATH_INFO', '')
+    if path.startswith('/v2/'):
+        return operations.recognise(environ)
+    path = negotiated(environ)
+    return operations.recognise({**environ, 'PATH_INFO': path}) if path.startswith('/v2') else recognise(environ)
 
 
 def recognise(environ: Environ) -> Operation | None:

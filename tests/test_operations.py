@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from paste.urlmap import URLMap  # type: ignore[import-untyped]
 from routes.middleware import RoutesMiddleware  # type: ignore[import-untyped]
 
-from imgguard.operations import Action, Operation, recognise, recognise_negotiated
+from imgguard.operations import Action, Operation, recognise
 from tests.harness import InProcessGlance
 
 
@@ -114,34 +114,6 @@ def test_nothing_is_ever_raised(method: str, path: str, query: str) -> None:
         recognise(request(method, place + path, '_method=' + query))
         recognise(request(method, place + path, query))
     recognise({'REQUEST_METHOD': method})
-
-
-@pytest.mark.parametrize(('accepted', 'path', 'operation'), [
-    (None, '/v2/images/x', Operation(Action.SHOW, 'x')),
-    (None, '/v2.0/images/x', Operation(Action.SHOW, 'x')),
-    (None, '/v2.17/images', Operation(Action.LIST)),
-    (None, '//v2.9//images/x', Operation(Action.SHOW, 'x')),
-    (None, '/v2.9/schemas/image', Operation(Action.SCHEMA)),
-    ('application/json', '/v2.9/images/x', Operation(Action.SHOW, 'x')),
-    ('application/vnd.openstack.images-v2', '/images/x', Operation(Action.SHOW, 'x')),
-    ('application/vnd.openstack.images-v2.5', '/images', Operation(Action.LIST)),
-    ('application/vnd.openstack.images-v2', '/v2/images/x', None),
-    ('application/vnd.openstack.images-v3', '/images/x', None),
-    ('application/vnd.openstack.images-v1', '/images/x', None),
-    (None, '/images/x', None),
-    (None, '/v1/images/x', None),
-    (None, '/v3/images/x', None),
-    (None, '/v2.x/images/x', None),
-    (None, '/v2.9', None),
-    (None, '/versions', None),
-    (None, '/', None),
-    (None, '', None),
-])
-def test_the_version_is_negotiated_behind_a_proxy(accepted: str | None, path: str, operation: Operation | None) -> None:
-    environ = request('GET', path) | ({} if accepted is None else {'HTTP_ACCEPT': accepted})
-    before = dict(environ)
-    assert recognise_negotiated(environ) == operation
-    assert environ == before
 
 
 # Against Glance's own routes

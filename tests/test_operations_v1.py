@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from imgguard import operations
 from imgguard.operations import Action, Operation
-from imgguard.operations_v1 import negotiated, recognise
+from imgguard.operations_v1 import negotiated, recognise, recognise_negotiated
 from tests.harness import InProcessGlance
 
 V1 = {'HTTP_ACCEPT': 'application/vnd.openstack.images-v1'}
@@ -204,3 +204,31 @@ def test_nothing_that_glance_33_does_is_missed(negotiate: Callable[[dict[str, An
     wanted = None if handed_on is None else operations.recognise({**environ, 'PATH_INFO': handed_on})
     if wanted is not None:
         assert operations.recognise({**environ, 'PATH_INFO': negotiated(environ)}) == wanted
+
+
+@pytest.mark.parametrize(('accepted', 'path', 'expected'), [
+    (None, '/v2/images/x', Operation(Action.SHOW, 'x')),
+    (None, '/v2.0/images/x', Operation(Action.SHOW, 'x')),
+    (None, '/v2.17/images', Operation(Action.LIST)),
+    (None, '//v2.9//images/x', Operation(Action.SHOW, 'x')),
+    (None, '/v2.9/schemas/image', Operation(Action.SCHEMA)),
+    ('application/json', '/v2.9/images/x', Operation(Action.SHOW, 'x')),
+    ('application/vnd.openstack.images-v2', '/images/x', Operation(Action.SHOW, 'x')),
+    ('application/vnd.openstack.images-v2.5', '/images', Operation(Action.LIST)),
+    ('application/vnd.openstack.images-v2', '/v2/images/x', Operation(Action.SHOW, 'x')),
+    ('application/vnd.openstack.images-v3', '/images/x', None),
+    ('application/vnd.openstack.images-v1', '/images/x', Operation(Action.DOWNLOAD, 'x', version=1)),
+    (None, '/images/x', None),
+    (None, '/v1/images/x', Operation(Action.DOWNLOAD, 'x', version=1)),
+    (None, '/v3/images/x', None),
+    (None, '/v2.x/images/x', None),
+    (None, '/v2.9', None),
+    (None, '/versions', None),
+    (None, '/', None),
+    (None, '', None),
+])
+def test_the_version_is_negotiated_behind_a_proxy(accepted: str | None, path: str, expected: Operation | None) -> None:
+    environ = request('GET', path) | ({} if accepted is None else {'HTTP_ACCEPT': accepted})
+    before = dict(environ)
+    assert recognise_negotiated(environ) == expected
+    assert environ == before
