@@ -1,8 +1,9 @@
-"""``POST /v2/images``: what is asked for an image when it is created."""
+"""Requests that create an image: what is asked for it."""
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import webob.exc
@@ -27,8 +28,20 @@ _NOT_STORED: Final = ('The request to keep this image if it fails cannot be stor
                       'later.')
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a create asks of the guard.
+
+    :param keep: ``None`` where nothing was said
+    :param give_up_after: seconds; ``None`` where nothing was said
+    """
+
+    keep: bool | None
+    give_up_after: int | None
+
+
 class Creates:
-    """Handles create for one filter."""
+    """Handles ``POST /v2/images`` for one filter."""
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
                  presenter: Presenter) -> None:
@@ -41,32 +54,55 @@ class Creates:
     def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
                  by: Caller) -> Iterable[bytes]:
         try:
-            asked = asking.keep(environ)
-            give_up_after = asking.give_up_after(environ)
-            environ, by_property = asking.take_property(environ)
+            environ, asked = self._asked(environ)
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
-        asked = by_property if asked is None else asked
-        if asked and self._settings.on_store_failure == 'refuse':
+        if asked.keep and self._settings.on_store_failure == 'refuse':
             try:
                 self._store.check()
             except StoreUnavailable as error:
                 LOG.error('a create was refused, for the image could not be kept: %s', error)
                 return webob.exc.HTTPInternalServerError(explanation=_NOT_STORED)(environ, start_response)
-        answer = Captured(self._application, environ)
-        if answer.status == 201 and answer.is_json():
-            for image in v2.images_of(json.loads(answer.body())):
-                self._created(answer, image, asked, give_up_after)
-            self._presenter.present(answer, by)
+        return self._create(environ, start_response, operation, by, asked)
+
+    def _asked(self, environ: Environ) -> tuple[Environ, Asked]:
+        """What is asked, and the environ without it.
+
+        :raises imgguard.asking.BadRequest: it cannot be understood
+        """
+        keep, give_up_after = asking.keep(environ), asking.give_up_after(environ)
+        environ, by_property = self._take_property(environ)
+        return environ, Asked(by_property if keep is None else keep, give_up_after)
+
+    def _take_property(self, environ: Environ) -> tuple[Environ, bool | None]:
+        return asking.take_property(environ)
+
+    def _create(self, environ: Environ, start_response: StartResponse, operation: Operation, by: Caller,
+                asked: Asked) -> Iterable[bytes]:
+        answer, _ = self._created(environ, by, asked)
         return answer.send(start_response)
 
-    def _created(self, answer: Captured, image: Json, asked: bool | None, give_up_after: int | None) -> None:
-        keep = self._guard.keeps(asked, None, image.get('image_type'))
-        if not keep and asked is None and give_up_after is None:
+    def _created(self, environ: Environ, by: Caller, asked: Asked) -> tuple[Captured, Sequence[Json]]:
+        """Glance's answer to a create, and the image it tells of, in the words of v2, once it is remembered."""
+        answer = Captured(self._application, environ)
+        images: Sequence[Json] = ()
+        if answer.status == 201 and answer.is_json():
+            images = self._images_of(json.loads(answer.body()))
+            for image in images:
+                self._remember(answer, image, asked)
+            self._presenter.present(answer, by)
+        return answer, images
+
+    def _images_of(self, document: Any) -> Sequence[Json]:
+        return v2.images_of(document)
+
+    def _remember(self, answer: Captured, image: Json, asked: Asked) -> None:
+        keep = self._guard.keeps(asked.keep, None, image.get('image_type'))
+        if not keep and asked.keep is None and asked.give_up_after is None:
             return
-        seconds = give_up_after or (self._settings.give_up_after if keep else 0)
+        seconds = asked.give_up_after or (self._settings.give_up_after if keep else 0)
         try:
-            self._store.remember(image['id'], image['created_at'], image.get('owner'), asked, seconds or None)
+            self._store.remember(image['id'], image['created_at'], image.get('owner'), asked.keep, seconds or None)
             kept = names.KEPT_GUARDED
         except StoreUnavailable as error:
             About(LOG, image['id']).error('the request to keep it could not be stored: %s', error)

@@ -1,4 +1,4 @@
-"""``DELETE /v2/images/{id}``: the clean-up after a failure is told from the wish to delete.
+"""``DELETE`` of an image: the clean-up after a failure is told from the wish to delete.
 
 nova, openstacksdk and others delete an image when its upload has failed, and the reason with it. Such
 a DELETE is absorbed: answered 204, and the image stays in error. What is not surely a clean-up is
@@ -16,7 +16,7 @@ from webob import Response
 
 from imgguard import asking, codes, names
 from imgguard.about import About
-from imgguard.api import v2
+from imgguard.api import v1, v2
 from imgguard.attempts import Busy, ErrorState, Failure, ImageRecord, Running, State
 from imgguard.errors import GlanceUnavailable, ImgguardError, StoreUnavailable
 from imgguard.guard import Guard
@@ -42,11 +42,13 @@ class _Request:
     """A DELETE of an image that the caller may delete and that was never active.
 
     :param asked: what the header says of this image, ``None`` where it is absent
+    :param version: of the API
     """
 
     by: Caller
     image: Image
     asked: bool | None
+    version: int
 
 
 class Deletes:
@@ -87,7 +89,7 @@ class Deletes:
             asked = asking.keep(environ) if waits else False
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
-        return self._decide(environ, start_response, _Request(by, image, asked), outage)
+        return self._decide(environ, start_response, _Request(by, image, asked, operation.version), outage)
 
     def _decide(self, environ: Environ, start_response: StartResponse, request: _Request,
                 outage: ImgguardError | None) -> Iterable[bytes]:
@@ -105,13 +107,13 @@ class Deletes:
                 outage = error
         if absorbed:
             About(LOG, request.image.image_id).warning('the delete that follows its failure is absorbed')
-            return _done()(environ, start_response)
+            return _done(request.version)(environ, start_response)
         unkept = outage is not None and (
             request.asked or (request.asked is None and self._settings.keep_default == 'always'))
         if unkept and self._settings.on_store_failure == 'refuse':
             return webob.exc.HTTPInternalServerError(explanation=_NOT_STORED)(environ, start_response)
         answer = Captured(self._application, environ)
-        if answer.status == 204 and outage is None:
+        if answer.status in (200, 204) and outage is None:
             self._deleted(request.image)
         if unkept:
             answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
@@ -198,10 +200,13 @@ class Deletes:
             About(LOG, image.image_id).error('that it was deleted could not be stored: %s', error)
 
 
-def _done() -> Response:
-    # Made in the steps of glance/api/v2/images.py, ResponseSerializer.delete, so that it has the same headers.
-    answer = Response()
-    answer.status_int = 204
+def _done(version: int) -> Response:
+    if version == 1:
+        answer = v1.deleted()
+    else:
+        # Made in the steps of glance/api/v2/images.py, ResponseSerializer.delete, so that it has the same headers.
+        answer = Response()
+        answer.status_int = 204
     answer.headers[names.KEPT_HEADER] = names.KEPT_ERROR
     return answer
 

@@ -16,6 +16,7 @@ from imgguard.deletes import Deletes
 from imgguard.errors import ConfigurationError, StoreUnavailable
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
+from imgguard.handlers_v1 import CreatesV1, ReadsV1, unreserved
 from imgguard.history import History
 from imgguard.housekeeping import Housekeeping
 from imgguard.images import Caller, Images
@@ -28,10 +29,11 @@ from imgguard.operations import Action, Operation, recognise
 from imgguard.operations_v1 import recognise_negotiated
 from imgguard.opts import OPTIONS, PROXY_OPTIONS
 from imgguard.outside import Outside
-from imgguard.presenter import Presenter
+from imgguard.presenter import Presenter, PresenterV1
 from imgguard.reads import Reads
 from imgguard.recovery import Recovery
 from imgguard.remote_images import Remote, RemoteImages
+from imgguard.remote_images_v1 import RemoteImagesV1
 from imgguard.remote_requeue import NoWayBack
 from imgguard.remote_tasks import RemoteTasks
 from imgguard.requeue import Requeue
@@ -73,7 +75,7 @@ def proxy_factory(global_conf: dict[str, str], **local_conf: str) -> Application
     where = f"the proxy's section of {global_conf.get('__file__', 'the paste file')}"
     refuse_defaults(global_conf, where, [FILE_OPTION, *(option.name for option in (*OPTIONS, *PROXY_OPTIONS))])
     settings, proxy = resolve_proxy(local_conf, where)
-    way = partial(_outside, forward=proxy.forward_identity)
+    way = partial(_outside, proxy=proxy)
     return _in_front(proxy, where, lambda backend: _assemble(backend, _Parts.of(settings), way))
 
 
@@ -101,11 +103,20 @@ class _Parts:
 
 
 @dataclass(frozen=True, slots=True)
+class _V1:
+    """How an old Glance is asked by its API v1, and the status that shows an image in error there."""
+
+    images: Images
+    error_status: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Glance:
     """How the Glance below is asked and put right, and what is done beside its requests.
 
     :param release: as of :class:`imgguard.watch.Watch`
     :param around: called with who sent a request, for as long as it is handled
+    :param v1: ``None`` where it has no API v1
     """
 
     guard: Guard
@@ -117,6 +128,7 @@ class _Glance:
     recognise: Callable[[Environ], Operation | None] = recognise_negotiated
     around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
     release: Callable[[str, str], object] = lambda image_id, task_id: None
+    v1: _V1 | None = None
 
 
 def _inside(application: Application, parts: _Parts) -> _Glance:
@@ -129,19 +141,19 @@ def _inside(application: Application, parts: _Parts) -> _Glance:
                    release=tasks.release)
 
 
-def _outside(application: Application, parts: _Parts, forward: bool) -> _Glance:
+def _outside(application: Application, parts: _Parts, proxy: ProxySettings) -> _Glance:
     """Glance runs behind the proxy that ``application`` is."""
     settings, store, remote = parts.settings, parts.store, Remote(application)
     guard = Guard(store, parts.heartbeat, settings, elsewhere=True)
+    identify, v1 = remote.identify(proxy.forward_identity), _V1(RemoteImagesV1(), proxy.v1_error_status)
     if settings.glance_connection is None:
         tasks = RemoteTasks(remote)
         recovery = Recovery(store, guard, tasks, NoWayBack(remote), parts.workers, settings)
-        return _Glance(guard, RemoteImages(), tasks, recovery, remote.identify(forward), None,
-                       around=remote.asked_by)
+        return _Glance(guard, RemoteImages(), tasks, recovery, identify, None, around=remote.asked_by, v1=v1)
     by_database = Outside(settings.glance_connection, store, settings, guard, parts.workers)
     sweep = Sweep(store, settings, time.monotonic, Event(), by_database.settling, purges=False)
-    return _Glance(guard, RemoteImages(), by_database.tasks, by_database.recovery, remote.identify(forward),
-                   sweep.try_to_run, around=remote.asked_by)
+    return _Glance(guard, RemoteImages(), by_database.tasks, by_database.recovery, identify, sweep.try_to_run,
+                   around=remote.asked_by, v1=v1)
 
 
 def _in_front(settings: ProxySettings, where: str, guarded: Callable[[Application], Application]) -> Application:
@@ -163,32 +175,60 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     settings, store, stopwatch, heartbeat = parts.settings, parts.store, parts.stopwatch, parts.heartbeat
     application = stopwatch.below(below)
     glance = way(application, parts)
-    guard, images, recovery = glance.guard, glance.images, glance.recovery
-    presenter = Presenter(store, settings, recovery)
-    reads = Reads(application, settings, store, presenter, images)
-    creates = Creates(application, settings, store, guard, presenter)
-    updates = Updates(application, store, guard, presenter, images)
-    deletes = Deletes(application, settings, store, guard, presenter, images, parts.workers.is_gone)
-    history = History(store, presenter, images)
+    guard, recovery = glance.guard, glance.recovery
     admission = Admission(application, settings, store, guard, recovery)
-    uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
     watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds,
                   glance.release)
-    imports = Imports(application, admission, store, guard, heartbeat, images, glance.tasks, watch,
-                      recovery.after_failure)
     if glance.housekeeping is not None:
         heartbeat.accompany('imgguard-housekeeping', glance.housekeeping, settings.lease_seconds)
     if parts.publisher is not None:
         store.outbox.committed = heartbeat.accompany('imgguard-notify', parts.publisher.try_to_publish, POLL_SECONDS)
-    handlers: dict[Action, Handler] = {
-        Action.CREATE: creates, Action.UPDATE: updates, Action.DELETE: deletes, Action.UPLOAD: uploads,
-        Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports,
-        Action.SHOW: reads.show, Action.LIST: reads.list, Action.DOWNLOAD: reads.download,
-        Action.LOCATIONS: reads.locations,
-        Action.ATTEMPTS: history,
-        Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
-    return ImageGuard(below, {action: stopwatch.whole(action, handler) for action, handler in handlers.items()},
-                      glance.recognise, glance.identify, heartbeat.start, glance.around)
+
+    def bringing(images: Images) -> dict[Action, Handler]:
+        uploads = Uploads(application, admission, guard, heartbeat, images, recovery)
+        imports = Imports(application, admission, store, guard, heartbeat, images, glance.tasks, watch,
+                          recovery.after_failure)
+        return {Action.UPLOAD: uploads, Action.STAGE: uploads, Action.IMPORT: imports, Action.ADD_LOCATION: imports}
+
+    def deletes(presenter: Presenter, images: Images) -> Handler:
+        return Deletes(application, settings, store, guard, presenter, images, parts.workers.is_gone)
+
+    def of_v2(images: Images) -> dict[Action, Handler]:
+        presenter = Presenter(store, settings, recovery)
+        reads = Reads(application, settings, store, presenter, images)
+        return {
+            **bringing(images),
+            Action.CREATE: Creates(application, settings, store, guard, presenter),
+            Action.UPDATE: Updates(application, store, guard, presenter, images),
+            Action.DELETE: deletes(presenter, images),
+            Action.SHOW: reads.show, Action.LIST: reads.list, Action.DOWNLOAD: reads.download,
+            Action.LOCATIONS: reads.locations,
+            Action.ATTEMPTS: History(store, presenter, images),
+            Action.SCHEMA: reads.schema, Action.LIST_SCHEMA: reads.schema}
+
+    def of_v1(v1: _V1) -> dict[Action, Handler]:
+        presenter = PresenterV1(store, settings, recovery, v1.error_status)
+        reads, bring = ReadsV1(application, presenter), bringing(v1.images)
+        create = CreatesV1(application, settings, store, guard, presenter,
+                           {action: bring[action] for action in (Action.UPLOAD, Action.IMPORT)})
+
+        def create_or(handler: Handler) -> Handler:
+            return lambda environ, start_response, operation, by: (
+                handler if operation.image_id else create)(environ, start_response, operation, by)
+
+        writing: dict[Action, Handler] = {
+            Action.CREATE: create, Action.UPLOAD: create_or(bring[Action.UPLOAD]),
+            Action.IMPORT: create_or(bring[Action.IMPORT]), Action.UPDATE: reads.update,
+            # A location is no data on its way: Glance takes it, or does not, at once.
+            Action.ADD_LOCATION: create_or(reads.update)}
+        return {**{action: unreserved(handler) for action, handler in writing.items()},
+                Action.DELETE: deletes(presenter, v1.images), Action.SHOW: reads.show}
+
+    versions = {1: {} if glance.v1 is None else of_v1(glance.v1), 2: of_v2(glance.images)}
+    return ImageGuard(
+        below, {version: {action: stopwatch.whole(action, handler) for action, handler in handlers.items()}
+                for version, handlers in versions.items()},
+        glance.recognise, glance.identify, heartbeat.start, glance.around)
 
 
 def _prepare(store: Store, connection: str) -> None:

@@ -1,6 +1,6 @@
-"""``POST /v2/images/{id}/import`` and ``POST /v2/images/{id}/locations``: data that Glance fetches itself.
+"""Requests by which Glance fetches data itself: imports, locations, and copies from an address (v1).
 
-Glance answers 202 and goes on alone; the attempt lives until :mod:`imgguard.watch` has seen its end. A
+Glance answers at once and goes on alone; the attempt lives until :mod:`imgguard.watch` has seen its end. A
 refusal at once is judged here. The order is that of :mod:`imgguard.uploads`.
 
 Data that was staged on another host is imported there: Glance hands the request on, with the caller's
@@ -36,6 +36,8 @@ LOG: Final = logging.getLogger(__name__)
 # By method, the one status in which Glance takes it (glance/api/v2/images.py, import_image).
 _TAKEN_IN: Final = {'glance-direct': 'uploading', 'copy-image': 'active', 'web-download': 'queued',
                     'glance-download': 'queued'}
+# v1 has 200 for a copy (glance/api/v1/images.py, update).
+_ACCEPTED: Final = (200, 202)
 _QUEUED: Final = frozenset({'queued'})
 _WAITING: Final = frozenset({'queued', 'uploading'})
 
@@ -67,7 +69,9 @@ class Imports:
     def __call__(self, environ: Environ, start_response: StartResponse, operation: Operation,
                  by: Caller) -> Iterable[bytes]:
         kind, statuses, understood = Kind.LOCATION, _QUEUED, True
-        if operation.action is Action.IMPORT:
+        if operation.version == 1:
+            kind = Kind.IMPORT
+        elif operation.action is Action.IMPORT:
             environ, body = asking.document(environ)
             method = _method(body)
             understood = body is None or method is not None
@@ -119,7 +123,7 @@ class Imports:
         if lost:
             with Border(claimed(LOG, claim), 'it is not known whether it began', GlanceUnavailable):
                 task_id = self._tasks.holder(admitted.image.image_id)
-        if answer.status == 202 or task_id is not None:
+        if answer.status in _ACCEPTED or task_id is not None:
             return self._accepted(by, kind, admitted, claim, task_id)
         return self._refused(admitted, claim, kind, answer)
 
@@ -134,7 +138,7 @@ class Imports:
     def _found(self, image: Image, status: int) -> str | None:
         """What to tell of an image whose import is the other host's."""
         record = self._store.records([image.image_id]).get((image.image_id, image.created_at))
-        if status == 202 or (record is not None and record.running is not None):
+        if status in _ACCEPTED or (record is not None and record.running is not None):
             return names.KEPT_GUARDED
         return names.KEPT_ERROR if record is not None and record.error is not None else None
 

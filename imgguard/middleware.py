@@ -17,14 +17,14 @@ Handler = Callable[[Environ, StartResponse, Operation, Caller], Iterable[bytes]]
 class ImageGuard:
     """The guard in front of ``application``, Glance's API in this process or the proxy in front of it.
 
-    :param handlers: one for each action
+    :param handlers: one for each action, by the version of the API
     :param recognise: tells what a request wants; ``None`` where that is none of the guard's business
     :param identify: tells who sent a request; ``None`` where only Glance can answer it
     :param start: called with every request, of whatever kind; starts what each process needs once
     :param around: called with who sent a request, for as long as it is handled
     """
 
-    def __init__(self, application: Application, handlers: Mapping[Action, Handler],
+    def __init__(self, application: Application, handlers: Mapping[int, Mapping[Action, Handler]],
                  recognise: Callable[[Environ], Operation | None],
                  identify: Callable[[Environ], Caller | None], start: Callable[[], None],
                  around: Callable[[Caller], AbstractContextManager[None]]) -> None:
@@ -38,7 +38,7 @@ class ImageGuard:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start()
         operation = self._recognise(environ)
-        handler = None if operation is None else self._handlers.get(operation.action)
+        handler = None if operation is None else self._handlers[operation.version].get(operation.action)
         if operation is None or handler is None:
             return self._application(environ, start_response)
         by = self._identify(environ)

@@ -20,6 +20,7 @@ REPR_DIGEST_HEADER: Final = 'Repr-Digest'
 REPR_DIGEST_ENVIRON: Final = 'HTTP_REPR_DIGEST'
 
 # Answers
+IMAGE_ID_HEADER: Final = 'X-OpenStack-Image-Id'
 KEPT_HEADER: Final = 'X-OpenStack-Image-Kept'
 KEPT_GUARDED: Final = 'guarded'
 KEPT_ERROR: Final = 'error'

@@ -105,10 +105,10 @@ def _brings(environ: Environ) -> Action | None:
     """How the request brings data (``glance/api/v1/images.py``, ``_handle_source``); of several ways the body."""
     if _has_body(environ):
         return Action.UPLOAD
-    # In this order, and nothing comes of an empty one (_external_source).
+    # In this order (_external_source); nothing comes of an empty location, and an empty address is refused.
     if _LOCATION in environ:
         return Action.ADD_LOCATION if environ[_LOCATION] else None
-    return Action.IMPORT if environ.get(_COPY_FROM) else None
+    return Action.IMPORT if _COPY_FROM in environ else None
 
 
 def _has_body(environ: Environ) -> bool:

@@ -44,6 +44,7 @@ class Answer:
     :param refusal: why the guard itself refused the body, if it did
     :param fetches: whether Glance is to fetch the data itself: what it refuses, it refuses before it touches any
     :param answered: ``False`` where a proxy gave the answer, because Glance gave none
+    :param version: of the API
     :param understood: ``False`` where the document of the request is not of the form that Glance expects
     """
 
@@ -56,6 +57,7 @@ class Answer:
     broken_reason: str = ''
     refusal: Failure | None = None
     fetches: bool = False
+    version: int = 2
     understood: bool = True
     answered: bool = True
 
@@ -64,7 +66,12 @@ SUCCEEDED: Final = Outcome(Verdict.SUCCEEDED)
 SAYS_NOTHING: Final = Outcome(Verdict.SAYS_NOTHING)
 
 _AT_THE_DOOR: Final = frozenset({401, 403, 404, 405, 409})
-_HANGING: Final = frozenset({'saving', 'uploading'})
+# 410 is v2's, 412 v1's word for an image that was deleted on the way.
+_AMBIGUOUS: Final = (410, 412)
+_DEAD: Final = frozenset({'saving', 'uploading', 'killed'})
+_IN_THE_WAY: Final = Failure(
+    codes.BACKEND_ERROR, 'A file of an earlier attempt is where Glance would store the data of this image: it bears the '
+                         'name of the image, and an operator has to remove it.')
 
 _NOT_UNDERSTOOD: Final = Failure(codes.BAD_REQUEST, 'The request does not name an import method as it should: '
                                                     '{"method": {"name": NAME}}.')
@@ -72,6 +79,19 @@ _NOT_UNDERSTOOD: Final = Failure(codes.BAD_REQUEST, 'The request does not name a
 # (status, words of Glance's explanation, code); the first row that fits decides.
 _BY_EXPLANATION: Final = (
     (400, 'Signature verification failed', codes.SIGNATURE_REJECTED),
+    # The API v1 (glance 15, glance/api/v1/images.py and upload_utils.py).
+    (400, 'Supplied size', codes.SIZE_MISMATCH),
+    (400, 'Supplied checksum', codes.DIGEST_MISMATCH),
+    (400, 'Client disconnected before', codes.CLIENT_DISCONNECTED),
+    (400, 'upload image larger than', codes.SIZE_LIMIT_EXCEEDED),
+    (413, 'upload image larger than', codes.SIZE_LIMIT_EXCEEDED),
+    (400, 'Content-Type must be application/octet-stream', codes.BAD_REQUEST),
+    (400, 'format is not specified', codes.BAD_REQUEST),
+    (400, 'multiple image sources', codes.BAD_REQUEST),
+    (404, 'could not find image at URI', codes.SOURCE_UNREACHABLE),
+    (400, ' status code. The response body', codes.SOURCE_UNREACHABLE),
+    (400, 'The HTTP URL is invalid', codes.SOURCE_UNREACHABLE),
+    (409, 'Image operation conflicts', codes.BACKEND_ERROR),
     (400, 'Size mismatch', codes.SIZE_MISMATCH),
     (400, 'Size exceeds', codes.SIZE_MISMATCH),
     (400, 'must be set prior to saving data', codes.BAD_REQUEST),
@@ -115,9 +135,11 @@ def classify(answer: Answer) -> Outcome:
     for status, words, code in _BY_EXPLANATION:
         if answer.status == status and words in answer.explanation:
             return Outcome(Verdict.FAILED, _explained(answer, code))
-    if answer.status in (*_AT_THE_DOOR, 410):
+    if answer.status == 409 and 'already exists' in answer.explanation:
+        return Outcome(Verdict.FAILED, _IN_THE_WAY)
+    if answer.status in (*_AT_THE_DOOR, *_AMBIGUOUS):
         return _at_the_door(answer)
-    if answer.status == 400 and not answer.fetches:
+    if answer.status == 400 and answer.version == 2 and not answer.fetches:
         # A ValueError of the store, for what Glance itself has against a request stands above.
         return Outcome(Verdict.FAILED, unexplained(answer))
     if answer.status < 500:
@@ -135,10 +157,10 @@ def looked(answer: Answer, failure: Failure, status: str | None) -> Outcome:
     :param status: of the image after the answer; ``None`` when it is gone
     """
     if status == 'queued':
-        failed = answer.status == 410 or answer.received > 0
+        failed = answer.status in _AMBIGUOUS or answer.received > 0
     else:
         # Who lost against another upload was told so before a byte was read, and the other one may still be running.
-        failed = status in _HANGING and (answer.status == 401 or answer.received > 0)
+        failed = status in _DEAD and (answer.status == 401 or answer.received > 0)
     return Outcome(Verdict.FAILED, failure) if failed else SAYS_NOTHING
 
 
@@ -147,7 +169,7 @@ def _at_the_door(answer: Answer) -> Outcome:
         # glance/api/v2/image_data.py, upload: a store may not even have begun, and the image hangs.
         failure = _explained(answer, codes.CREDENTIALS_EXPIRED)
         return Outcome(Verdict.FAILED if answer.received else Verdict.LOOK, failure)
-    if answer.status == 410 or answer.received:
+    if answer.status in _AMBIGUOUS or answer.received:
         return Outcome(Verdict.LOOK, _explained(answer, codes.BACKEND_ERROR))
     return SAYS_NOTHING
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from imgguard.about import About
-from imgguard.api import v2
+from imgguard.api import v1, v2
 from imgguard.attempts import ImageRecord
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
@@ -80,8 +80,7 @@ class Presenter:
         found = v2.error_of(image, records)
         if found is None:
             return v2.show_waiting(image, records)
-        details = by.may_read_details(image.get('owner'), image.get('visibility'))
-        v2.show_error(image, *found, self._settings.error_status, details)
+        v2.show_error(image, *found, self._settings.error_status, _details(image, by))
         return True
 
     def _settle(self, images: Iterable[Json], records: Records) -> bool:
@@ -101,3 +100,51 @@ class Presenter:
                 and record.remains and record.running is None]
         for record, status in left[:_MOST_CLEARED]:
             self._recovery.try_to_clear(record, status)
+
+
+class PresenterV1(Presenter):
+    """Shows the error state in answers of the API v1.
+
+    :param status: the option ``v1_error_status``
+    """
+
+    def __init__(self, store: Store, settings: Settings, recovery: Recovery, status: str) -> None:
+        super().__init__(store, settings, recovery)
+        self._status = status
+
+    def present_in_headers(self, answer: Captured, by: Caller) -> None:
+        """Write what is known into an answer that tells of one image in its headers."""
+        # Whatever is wrong here, the client gets Glance's answer.
+        with Border(LOG, 'answered without the error state'):
+            told = v1.image_of(answer.headers)
+            image = None if told is None else v1.as_v2(told)
+            if image is None or image['status'] not in v2.ERROR_STATUSES:
+                return
+            records = self.known([image])
+            found = v2.error_of(image, records)
+            if found is None:
+                answer.headers = v1.show_waiting_in_headers(answer.headers, image, records)
+            else:
+                answer.headers = v1.show_error_in_headers(answer.headers, *found, self._status, _details(image, by))
+
+    def write(self, image: Json, records: Records, by: Caller) -> bool:
+        """See :meth:`Presenter.write`; the image is in the words of v1."""
+        told = v1.as_v2(image)
+        found = v2.error_of(told, records)
+        if found is None:
+            return v1.show_waiting(image, records)
+        v1.show_error(image, *found, self._status, _details(told, by))
+        return True
+
+    def _rewrite(self, answer: Captured, by: Caller) -> None:
+        document = json.loads(answer.body())
+        told = [(image, v1.as_v2(image)) for image in v1.images_of(document)]
+        waiting = [(image, as_v2) for image, as_v2 in told if as_v2['status'] in v2.ERROR_STATUSES]
+        records = self.known([as_v2 for _, as_v2 in waiting])
+        if any([self.write(image, records, by) for image, _ in waiting]):
+            answer.replace(v2.dump(document))
+            answer.headers = v1.without_data(answer.headers)
+
+
+def _details(image: Json, by: Caller) -> bool:
+    return by.may_read_details(image.get('owner'), image.get('visibility'))

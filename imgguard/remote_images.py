@@ -59,13 +59,15 @@ class Asker:
         """As the request it came with has it."""
         return self._environ.get(_REQUEST_ID)
 
-    def ask(self, method: str, path: str, body: bytes = b'', content_type: str = '') -> Captured:
+    def ask(self, method: str, path: str, body: bytes = b'', content_type: str = '',
+            more: Mapping[str, str] | None = None) -> Captured:
         """Send a request and read its answer whole.
 
         :param path: not escaped
+        :param more: headers as WSGI spells them
         """
         environ: Environ = {**self._environ, 'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '',
-                            'SERVER_PROTOCOL': 'HTTP/1.1', 'wsgi.input': BytesIO(body)}
+                            'SERVER_PROTOCOL': 'HTTP/1.1', 'wsgi.input': BytesIO(body), **(more or {})}
         if body:
             environ |= {'CONTENT_LENGTH': str(len(body)), 'CONTENT_TYPE': content_type}
         answer = Captured(self._application, environ)
@@ -144,14 +146,14 @@ class RemoteImages:
 
     def look(self, by: Caller, image_id: str) -> Image | None:
         """See :class:`imgguard.images.Images`."""
-        found = _asker(by).document(_path(image_id))
-        return None if found is None else _image(found)
+        found = asker(by).document(_path(image_id))
+        return None if found is None else image_of(found)
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
         try:
             return self.for_update(by, image_id)
-        except _NotAllowed as refusal:
+        except NotAllowed as refusal:
             # What Glance says of an upload differs in the name of the policy.
             refusal.captured.replace(refusal.captured.body().replace(b'modify_image', b'upload_image'))
             raise
@@ -164,9 +166,9 @@ class RemoteImages:
         """See :class:`imgguard.images.Images`."""
         found, image = self._shown(by, image_id)
         update = [{'op': 'replace', 'path': '/name', 'value': found.get('name')}, {'op': 'remove', 'path': _NOT_THERE}]
-        answer = _asker(by).ask('PATCH', _path(image.image_id), json.dumps(update).encode(), _UPDATE)
+        answer = asker(by).ask('PATCH', _path(image.image_id), json.dumps(update).encode(), _UPDATE)
         if answer.status in _REFUSALS:
-            raise _NotAllowed(answer)
+            raise NotAllowed(answer)
         if answer.status != 409:
             raise NotAnswered(f'Glance answered {answer.status_line!r} where 409 says that an update is allowed')
         return image
@@ -188,25 +190,30 @@ class RemoteImages:
         return is_refused_for_its_form(environ)
 
     def _shown(self, by: Caller, image_id: str) -> tuple[Json, Image]:
-        answer = _asker(by).ask('GET', _path(image_id))
+        answer = asker(by).ask('GET', _path(image_id))
         if answer.status in _REFUSALS:
-            raise _NotAllowed(answer)
+            raise NotAllowed(answer)
         found = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
         if not isinstance(found, dict):
             raise NotAnswered(f'Glance answered {answer.status_line!r} to a show')
-        return found, _image(found)
+        return found, image_of(found)
 
 
 def _path(image_id: str) -> str:
     return f'/v2/images/{image_id}'
 
 
-def _asker(by: Caller) -> Asker:
-    asker: Asker = by.context
-    return asker
+def asker(by: Caller) -> Asker:
+    """Who asks as this caller."""
+    found: Asker = by.context
+    return found
 
 
-def _image(found: Json) -> Image:
+def image_of(found: Json) -> Image:
+    """The image in a document of v2.
+
+    :raises NotAnswered: it lacks what every image has
+    """
     try:
         return Image(found['id'], found['created_at'], found['status'], found.get('owner'), found.get('image_type'),
                      bool(found.get('protected')), found.get('checksum') is not None or bool(found.get('stores')),
@@ -215,7 +222,7 @@ def _image(found: Json) -> Image:
         raise NotAnswered(f'Glance showed an image without {error}') from error
 
 
-class _NotAllowed(Forbidden):
+class NotAllowed(Forbidden):
     """Glance's own answer to a request that was sent in the caller's name."""
 
     def __init__(self, captured: Captured) -> None:

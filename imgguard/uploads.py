@@ -15,6 +15,7 @@ import webob.exc
 from imgguard import codes, dead_states, glance_log, names, outcome, servers, text
 from imgguard.about import claimed
 from imgguard.admission import Admission, Admitted
+from imgguard.api import v1
 from imgguard.attempts import Claim, ErrorState, Failure, Kind
 from imgguard.body import BodyReader, Framing, Refused, TakenAway, announced_size, framing
 from imgguard.border import Border
@@ -72,7 +73,8 @@ class Uploads:
             return claim
         if kind is Kind.STAGE and admitted.guarded:
             self._recovery.make_room_for_stage(admitted.image.image_id, lambda: self._is_queued(by, operation))
-        upload = _Upload(self._guard, self._heartbeat, self._images, self._recovery, by, admitted, claim)
+        upload = _Upload(self._guard, self._heartbeat, self._images, self._recovery, by, admitted, claim,
+                         operation.version)
         return upload.run(self._application, environ, start_response)
 
     def _is_queued(self, by: Caller, operation: Operation) -> bool:
@@ -84,7 +86,7 @@ class _Upload:
     """One claimed upload."""
 
     def __init__(self, guard: Guard, heartbeat: Heartbeat, images: Images, recovery: Recovery, by: Caller,
-                 admitted: Admitted, claim: Claim) -> None:
+                 admitted: Admitted, claim: Claim, version: int) -> None:
         self._guard = guard
         self._heartbeat = heartbeat
         self._images = images
@@ -93,6 +95,7 @@ class _Upload:
         self._image = admitted.image
         self._claim = claim
         self._guarded = admitted.guarded
+        self._version = version
 
     def run(self, application: Application, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Let Glance take the body, and answer when the outcome is stored."""
@@ -145,7 +148,7 @@ class _Upload:
         kept: str | None = names.KEPT_UNAVAILABLE
         # Whatever goes wrong in the book-keeping, the client gets Glance's answer.
         with Border(claimed(LOG, self._claim), 'its end could not be settled'):
-            kept = self._settle(_answer(status, said, str(logged), reader, answered))
+            kept = self._settle(_answer(status, said, str(logged), reader, answered, self._version))
         if refusal is not None and (answer.status != status or refusal.text not in said):
             return _refusal(refusal, kept)(environ, start_response)
         if self._guarded and kept is not None:
@@ -224,7 +227,7 @@ def _had_data(error: ErrorState) -> bool:
 
 def _expected(environ: Mapping[str, object]) -> int | None:
     try:
-        return framing(environ).length or announced_size(environ)
+        return framing(environ).length or announced_size(environ) or v1.announced_size(dict(environ))
     except Refused:
         return None
 
@@ -241,8 +244,8 @@ def _received(reader: BodyReader | None) -> int:
 
 
 def _answer(status: int, explanation: str, reason: str, reader: BodyReader | None,
-            answered: bool = True) -> outcome.Answer:
+            answered: bool = True, version: int = 2) -> outcome.Answer:
     if reader is None:
-        return outcome.Answer(status, explanation, reason, answered=answered)
+        return outcome.Answer(status, explanation, reason, answered=answered, version=version)
     return outcome.Answer(status, explanation, reason, reader.received, reader.expected, reader.broken,
-                          reader.broken_reason, reader.refusal, answered=answered)
+                          reader.broken_reason, reader.refusal, answered=answered, version=version)

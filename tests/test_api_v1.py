@@ -1,6 +1,7 @@
 """How the Images API v1 spells an image in error, and what its requests ask."""
 
 import json
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ def test_a_time_in_the_spelling_of_v2(of_v1: str, of_v2: str) -> None:
 @pytest.mark.parametrize(('status', 'may_be'), [
     ('queued', True), ('saving', True), ('killed', True), ('active', False), ('deleted', False)])
 def test_the_cheap_test(status: str, may_be: bool) -> None:
-    assert v1.may_be_in_error(json.dumps({'image': image(status=status)}).encode()) is may_be
+    assert v2.may_be_in_error(json.dumps({'image': image(status=status)}).encode()) is may_be
 
 
 # Whether it is in error now
@@ -193,9 +194,31 @@ def test_the_deadline_of_an_image_that_waits(status: str, give_up_at: float | No
 def test_the_id_that_the_client_has_chosen_is_taken_as_it_is() -> None:
     assert v1.chosen_id(environ(id='6C9B66D6d1274c21')) == '6C9B66D6d1274c21'
     assert v1.chosen_id(environ(id='')) is v1.chosen_id(environ()) is None
-    before = environ(name='n')
-    after = v1.with_id(before, 'y')
-    assert (v1.chosen_id(after), v1.chosen_id(before)) == ('y', None)
+
+
+def test_a_create_that_brings_data_is_taken_apart() -> None:
+    sent = environ(name='n', size='5', store='file', disk_format='raw', property_os_distro='debian') | {
+        'REQUEST_METHOD': 'POST', 'PATH_INFO': '/v1/images', 'QUERY_STRING': 'x', 'CONTENT_LENGTH': '5',
+        'CONTENT_TYPE': 'application/octet-stream', 'HTTP_EXPECT': '100-continue', 'wsgi.input': BytesIO(b'hello'),
+        'HTTP_X_AUTH_TOKEN': 't'}
+    before = dict(sent)
+    create, upload = v1.without_source(sent, 'y'), v1.of_source(sent, 'y')
+    assert sent == before
+    assert create.pop('wsgi.input').read() == b''
+    assert create == environ(id='y', name='n', size='5', store='file', disk_format='raw',
+                             property_os_distro='debian') | {
+        'REQUEST_METHOD': 'POST', 'PATH_INFO': '/v1/images', 'QUERY_STRING': 'x', 'HTTP_X_AUTH_TOKEN': 't'}
+    assert upload.pop('wsgi.input').read() == b'hello'
+    assert upload == environ(size='5', store='file') | {
+        'REQUEST_METHOD': 'PUT', 'PATH_INFO': '/v1/images/y', 'QUERY_STRING': '', 'CONTENT_LENGTH': '5',
+        'CONTENT_TYPE': 'application/octet-stream', 'HTTP_EXPECT': '100-continue', 'HTTP_X_AUTH_TOKEN': 't',
+        'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
+
+
+@pytest.mark.parametrize('size', ['0', '', '00'])
+def test_glance_must_not_take_an_image_for_complete_before_its_data_comes(size: str) -> None:
+    sent = environ(size=size) | {'PATH_INFO': '/v1/images', 'wsgi.input': BytesIO()}
+    assert all('HTTP_X_IMAGE_META_SIZE' not in each for each in (v1.without_source(sent, 'y'), v1.of_source(sent, 'y')))
 
 
 @pytest.mark.parametrize(('given', 'size'), [
@@ -234,5 +257,7 @@ def test_a_property_that_cannot_be_understood(given: str) -> None:
     ('os_glance_image_give_up_at', True),
     ('os_glance_image_errors', False), ('os_glance', False), ('error', False), ('imgguard_keep_on_failure', False)])
 def test_names_of_the_guard(name: str, reserved: bool) -> None:
-    assert v1.reserved(environ(**{f'property_{name}': 'x', 'name': 'n'})) == (name if reserved else None)
+    for creates in (True, False):
+        expected = name if reserved or (name == 'imgguard_keep_on_failure' and not creates) else None
+        assert v1.reserved(environ(**{f'property_{name}': 'x', 'name': 'n'}), creates) == expected
     assert v1.is_reserved(name.replace('_', '-').title()) is reserved

@@ -7,6 +7,7 @@ said of Glance is so in 15.0.2, the last release on PyPI with v1.
 import re
 import unicodedata
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, Final
 
 from webob import Response
@@ -31,26 +32,24 @@ _NULLED: Final = ('checksum', 'virtual_size')
 
 _BRIEF: Final = ('id', 'name', 'size', 'disk_format', 'container_format', 'checksum')
 
-_STATUS_IN_JSON: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(v2.ERROR_STATUSES)).encode() + rb')"')
 _TIME: Final = re.compile(r'(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00)?')
 
 # WSGI spells a header's dashes and underscores alike, as Glance does (glance/common/utils.py,
 # get_image_meta_from_headers).
-_ID_ENVIRON: Final = 'HTTP_X_IMAGE_META_ID'
-_SIZE_ENVIRON: Final = 'HTTP_X_IMAGE_META_SIZE'
-_PROPERTY_ENVIRON: Final = 'HTTP_X_IMAGE_META_PROPERTY_'
+_META_ENVIRON: Final = 'HTTP_X_IMAGE_META_'
+_ID_ENVIRON: Final = f'{_META_ENVIRON}ID'
+_SIZE_ENVIRON: Final = f'{_META_ENVIRON}SIZE'
+_LOCATION_ENVIRON: Final = f'{_META_ENVIRON}LOCATION'
+_PROPERTY_ENVIRON: Final = f'{_META_ENVIRON}PROPERTY_'
+_PURGE: Final = 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS'
+_SOURCE: Final = frozenset({'CONTENT_LENGTH', 'CONTENT_TYPE', 'HTTP_TRANSFER_ENCODING', 'HTTP_EXPECT',
+                            _LOCATION_ENVIRON, 'HTTP_X_GLANCE_API_COPY_FROM', 'wsgi.input_terminated'})
+# What Glance looks at in the very request that brings the data (glance/api/v1/images.py, _upload, _handle_source).
+_OF_SOURCE: Final = frozenset({_SIZE_ENVIRON, _LOCATION_ENVIRON, f'{_META_ENVIRON}STORE'})
 _KEEP_ENVIRON: Final = _PROPERTY_ENVIRON + names.KEEP_PROPERTY.upper()
 
 
 # Answers
-
-def may_be_in_error(body: bytes) -> bool:
-    """Whether an answer in JSON can contain an image in error; a cheap test that is never wrong with ``False``.
-
-    A brief list tells no status, and is never meant here.
-    """
-    return _STATUS_IN_JSON.search(body) is not None
-
 
 def images_of(document: Any) -> list[Json]:
     """The images in the document of a list with details, a create or an update; empty for another shape."""
@@ -189,9 +188,27 @@ def chosen_id(environ: Environ) -> str | None:
     return environ.get(_ID_ENVIRON) or None
 
 
-def with_id(environ: Environ, image_id: str) -> Environ:
-    """The environ of a create with that id chosen."""
-    return {**environ, _ID_ENVIRON: image_id}
+def image_type(environ: Environ) -> str | None:
+    """The property ``image_type`` that a create sets."""
+    return environ.get(f'{_PROPERTY_ENVIRON}IMAGE_TYPE')
+
+
+def without_source(environ: Environ, image_id: str) -> Environ:
+    """The environ of a create, with that id chosen, that leaves out what brings data."""
+    rest = {name: value for name, value in environ.items() if name not in _SOURCE}
+    if announced_size(rest) is None:
+        # Glance would take an image of 0 bytes for complete (glance/api/v1/images.py, _reserve).
+        rest.pop(_SIZE_ENVIRON, None)
+    return {**rest, _ID_ENVIRON: image_id, 'wsgi.input': BytesIO()}
+
+
+def of_source(environ: Environ, image_id: str) -> Environ:
+    """The environ of an upload or copy to that image with just what a create has of it."""
+    rest = {name: value for name, value in environ.items() if not name.startswith(_META_ENVIRON) or name in _OF_SOURCE}
+    if announced_size(rest) is None:
+        rest.pop(_SIZE_ENVIRON, None)
+    path = str(environ['PATH_INFO']).removesuffix('\n')
+    return {**rest, 'REQUEST_METHOD': 'PUT', 'QUERY_STRING': '', 'PATH_INFO': f'{path}/{image_id}', _PURGE: 'false'}
 
 
 def announced_size(environ: Environ) -> int | None:
@@ -216,8 +233,13 @@ def take_keep(environ: Environ) -> tuple[Environ, bool | None]:
     return rest, asking.truth(str(rest.pop(_KEEP_ENVIRON)), f'The property {names.KEEP_PROPERTY}')
 
 
-def reserved(environ: Environ) -> str | None:
-    """A property of the guard's own that the request writes, if it does."""
+def reserved(environ: Environ, creates: bool) -> str | None:
+    """A property of the guard's own that the request writes, if it does.
+
+    :param creates: whether the request is a create, in which the property that asks to keep the image is welcome
+    """
+    if not creates and _KEEP_ENVIRON in environ:
+        return names.KEEP_PROPERTY
     written = (name.removeprefix(_PROPERTY_ENVIRON).lower() for name in environ if name.startswith(_PROPERTY_ENVIRON))
     return next(filter(is_reserved, written), None)
 

@@ -6,7 +6,7 @@ import pytest
 from webob import Request
 
 from demo.client import Answer
-from imgguard.api import v1
+from imgguard.api import v1, v2
 from imgguard.api.v1 import Headers
 from tests.identity import admin_token
 from tests.old_glance import OldGlance
@@ -32,7 +32,7 @@ def in_all_answers(images: V1Images, image_id: str) -> list[v1.Json]:
     head = v1.image_of(header_list(images.request('HEAD', f'/v1/images/{image_id}')))
     put = images.request('PUT', f'/v1/images/{image_id}', KEEP_PROPERTIES)
     listed = images.request('GET', '/v1/images/detail?changes-since=2000-01-01T00:00:00Z')
-    assert v1.may_be_in_error(listed.body) is (put.json['image']['status'] != 'active')
+    assert v2.may_be_in_error(listed.body) is (put.json['image']['status'] != 'active')
     return [head or {}, *v1.images_of(put.json), *v1.images_of(listed.json)]
 
 

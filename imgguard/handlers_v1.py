@@ -1,0 +1,108 @@
+"""What differs in requests of the Images API v1; what is done about images is the same as for v2."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from imgguard import names
+from imgguard.api import v1
+from imgguard.creates import Asked, Creates
+from imgguard.guard import Guard
+from imgguard.images import Caller
+from imgguard.middleware import Handler
+from imgguard.operations import Action, Operation
+from imgguard.presenter import PresenterV1
+from imgguard.settings import Settings
+from imgguard.store import Store
+from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse
+
+Json = dict[str, Any]
+
+
+def unreserved(handler: Handler) -> Handler:
+    """The handler, once it is sure that the request writes no property of the guard's own.
+
+    Glance answers writes to protected properties the same, whoever sends them (``glance/api/v1/images.py``,
+    ``_enforce_update_protected_props``).
+    """
+    def checked(environ: Environ, start_response: StartResponse, operation: Operation,
+                by: Caller) -> Iterable[bytes]:
+        name = v1.reserved(environ, creates=not operation.image_id)
+        if name is not None:
+            return v1.refused(name)(environ, start_response)
+        return handler(environ, start_response, operation, by)
+
+    return checked
+
+
+class ReadsV1:
+    """Handles requests that read one image, or change nothing but what is told of it."""
+
+    def __init__(self, application: Application, presenter: PresenterV1) -> None:
+        self._application: Final = application
+        self._presenter: Final = presenter
+
+    def show(self, environ: Environ, start_response: StartResponse, operation: Operation,
+             by: Caller) -> Iterable[bytes]:
+        """``HEAD``: hand on, with the error state written into the headers."""
+        answer = Captured(self._application, environ)
+        if answer.status == 200:
+            self._presenter.present_in_headers(answer, by)
+        return answer.send(start_response)
+
+    def update(self, environ: Environ, start_response: StartResponse, operation: Operation,
+               by: Caller) -> Iterable[bytes]:
+        """``PUT`` without data: hand on, with the error state written into the document that is answered."""
+        answer = Captured(self._application, environ)
+        if answer.status == 200 and answer.is_json():
+            self._presenter.present(answer, by)
+        return answer.send(start_response)
+
+
+class CreatesV1(Creates):
+    """Handles ``POST /v1/images``.
+
+    A create that brings data which is to be kept reaches Glance in two steps, a create without it and an upload (or
+    copy) to the image that is there then: so the claim is committed before any data comes, and there is an image to
+    show in error whatever happens.
+
+    :param bring: what handles an upload, and a copy, to an image that is there
+    """
+
+    def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
+                 presenter: PresenterV1, bring: Mapping[Action, Handler]) -> None:
+        super().__init__(application, settings, store, guard, presenter)
+        self._bring: Final = bring
+
+    def _take_property(self, environ: Environ) -> tuple[Environ, bool | None]:
+        return v1.take_keep(environ)
+
+    def _images_of(self, document: Any) -> Sequence[Json]:
+        return [v1.as_v2(image) for image in v1.images_of(document)]
+
+    def _create(self, environ: Environ, start_response: StartResponse, operation: Operation, by: Caller,
+                asked: Asked) -> Iterable[bytes]:
+        bring = self._bring.get(operation.action)
+        if bring is None or not self._guard.keeps(asked.keep, None, v1.image_type(environ)):
+            return super()._create(environ, start_response, operation, by, asked)
+        image_id = v1.chosen_id(environ) or str(uuid.uuid4())
+        created, images = self._created(v1.without_source(environ, image_id), by, asked)
+        if not images:
+            if created.status >= 500:
+                # Perhaps it is there.
+                created.headers.append((names.IMAGE_ID_HEADER, image_id))
+            return created.send(start_response)
+        return bring(v1.of_source(environ, image_id), _as_created(start_response, created, image_id),
+                     Operation(operation.action, image_id, version=1), by)
+
+
+def _as_created(start_response: StartResponse, created: Captured, image_id: str) -> StartResponse:
+    """Answers an upload as the create that brought it: 201 for 200, where the image is, and its id in any case."""
+    def started(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+        headers = [*headers, (names.IMAGE_ID_HEADER, image_id)]
+        if status.startswith('200'):
+            status = created.status_line
+            headers += [(name, value) for name, value in created.headers if name.lower() == 'location']
+        return start_response(status, headers, *(() if exc_info is None else (exc_info,)))
+
+    return started

@@ -1,0 +1,56 @@
+"""Asking a Glance with the API v1 about an image, with the caller's own token: the way of the proxy for v1 requests.
+
+Who may modify an image is found out by an update that Glance's registry refuses once policy and owner have let the
+caller in: a ``min_disk`` that no column holds (``glance/db/sqlalchemy/api.py`` of Glance 15, ``_image_update`` and
+``_validate_db_int``).
+Nothing is saved, and nothing else of the image is named.
+"""
+
+from typing import Final
+
+from imgguard.api import v1
+from imgguard.images import Caller, Image
+from imgguard.remote_images import NotAllowed, NotAnswered, RemoteImages, asker, image_of
+
+_TOO_LARGE: Final = {'HTTP_X_IMAGE_META_MIN_DISK': '2147483648', 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
+# A member with whom the image is shared may not modify it, and is answered 500.
+_REFUSALS: Final = (401, 403, 404, 500)
+
+
+class RemoteImagesV1(RemoteImages):
+    """Images of the Glance behind the proxy, as its API v1 tells of them."""
+
+    def look(self, by: Caller, image_id: str) -> Image | None:
+        """See :class:`imgguard.images.Images`."""
+        try:
+            return self.for_show(by, image_id)
+        except NotAllowed:
+            return None
+
+    def for_show(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`."""
+        answer = asker(by).ask('HEAD', f'/v1/images/{image_id}')
+        if answer.status in (401, 403, 404):
+            raise NotAllowed(answer)
+        found = v1.image_of(answer.headers) if answer.status == 200 else None
+        if found is None:
+            raise NotAnswered(f'Glance answered {answer.status_line!r} to HEAD /v1/images/{image_id}')
+        return image_of(v1.as_v2(found))
+
+    def for_upload(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may upload to it."""
+        return self.for_update(by, image_id)
+
+    def for_update(self, by: Caller, image_id: str) -> Image:
+        """See :class:`imgguard.images.Images`."""
+        image = self.for_show(by, image_id)
+        answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=_TOO_LARGE)
+        if answer.status in _REFUSALS:
+            raise NotAllowed(answer)
+        if answer.status != 400 or b'min_disk' not in answer.body():
+            raise NotAnswered(f'Glance answered {answer.status_line!r} where 400 says that an update is allowed')
+        return image
+
+    def refuses_before_policy(self, environ: object) -> bool:
+        """See :class:`imgguard.images.Images`; whatever v1 refuses for its form, it may have killed the image for."""
+        return False
