@@ -1,7 +1,8 @@
 """How a client asks to keep an image: header, property at create, and what they may say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from os.path import commonprefix
 from io import BytesIO
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ _WORDS: Final[Mapping[str, bool]] = {
 _VALUES: Final = 'true or false (also 1/0, yes/no, on/off)'
 _MAX_SECONDS: Final = 31536000
 _MAX_DOCUMENT: Final = 4 * 1024 * 1024
+_OURS: Final = commonprefix(list(names.PROPERTIES)).encode()
 
 
 class BadRequest(ValueError):
@@ -43,6 +45,14 @@ def give_up_after(environ: Environ) -> int | None:
         raise BadRequest(f'The header {names.GIVE_UP_AFTER_HEADER} must be a number of seconds, '
                          f'1 to {_MAX_SECONDS}.')
     return int(digits)
+
+
+class Reserved(ValueError):
+    """A request writes this property, which is the guard's own."""
+
+    def __init__(self, name: str) -> None:
+        # As glance/api/v2/images.py, RequestDeserializer, says it of its own reserved names.
+        super().__init__(f"Attribute '{name}' is reserved.")
 
 
 def document(environ: Environ) -> tuple[Environ, bytes | None]:
@@ -87,8 +97,18 @@ def with_document(environ: Environ, body: bytes | _Broken, length: int) -> Envir
 
 
 def mentions_property(body: bytes) -> bool:
-    """Whether a JSON document can contain the property that asks to keep, escaped or not."""
-    return names.KEEP_PROPERTY.encode() in body or b'\\u' in body
+    """Whether a JSON document can contain a property of the guard's, escaped or not."""
+    return names.KEEP_PROPERTY.encode() in body or _OURS in body or b'\\u' in body
+
+
+def refuse_reserved(written: Collection[str]) -> None:
+    """See to it that only the guard writes its properties.
+
+    :raises Reserved: one of these names is such a property
+    """
+    name = min(names.PROPERTIES.intersection(written), default=None)
+    if name is not None:
+        raise Reserved(name)
 
 
 def take_property(environ: Environ) -> tuple[Environ, bool | None]:
@@ -96,6 +116,7 @@ def take_property(environ: Environ) -> tuple[Environ, bool | None]:
 
     :returns: the environ to hand on, and what was asked
     :raises BadRequest: for a value that is none of the words
+    :raises Reserved: it sets a property that only the guard writes
     """
     environ, body = document(environ)
     if body is None or not mentions_property(body):
@@ -104,7 +125,10 @@ def take_property(environ: Environ) -> tuple[Environ, bool | None]:
         properties = json.loads(body)
     except (ValueError, RecursionError):
         return environ, None
-    if not isinstance(properties, dict) or names.KEEP_PROPERTY not in properties:
+    if not isinstance(properties, dict):
+        return environ, None
+    refuse_reserved(properties)
+    if names.KEEP_PROPERTY not in properties:
         return environ, None
     value = properties.pop(names.KEEP_PROPERTY)
     asked = value if isinstance(value, bool) else truth(str(value), f'The property {names.KEEP_PROPERTY}')

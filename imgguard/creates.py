@@ -55,6 +55,9 @@ class Creates:
                  by: Caller) -> Iterable[bytes]:
         try:
             environ, asked = self._asked(environ)
+        except asking.Reserved as error:
+            # The words as glance/api/v2/images.py, RequestDeserializer.create, puts them.
+            return webob.exc.HTTPForbidden(str(error))(environ, start_response)
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
         if asked.keep and self._settings.on_store_failure == 'refuse':
@@ -69,6 +72,7 @@ class Creates:
         """What is asked, and the environ without it.
 
         :raises imgguard.asking.BadRequest: it cannot be understood
+        :raises imgguard.asking.Reserved: it sets a property that only the guard writes
         """
         keep, give_up_after = asking.keep(environ), asking.give_up_after(environ)
         environ, by_property = self._take_property(environ)

@@ -35,6 +35,10 @@ ERROR_REQUEST_ID: Final = 'os_glance_image_error_request_id'
 ERROR_ATTEMPTS: Final = 'os_glance_image_error_attempts'
 GIVE_UP_AT: Final = 'os_glance_image_give_up_at'
 
+PROPERTIES: Final = frozenset({
+    ERROR, ERROR_CODE, ERROR_AT, ERROR_RETRYABLE, ERROR_REQUEST_ID, ERROR_ATTEMPTS, GIVE_UP_AT})
+"""The properties that only the guard writes. Glance reserves their prefix since Rocky (18.0)."""
+
 # Glance's own properties that name a host; it hands requests on to it (glance/api/v2/images.py, PROXYABLE_HOSTS).
 STAGE_HOST: Final = 'os_glance_stage_host'
 HOSTS: Final = (STAGE_HOST, 'os_glance_hash_op_host')

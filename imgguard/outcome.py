@@ -70,8 +70,8 @@ _AT_THE_DOOR: Final = frozenset({401, 403, 404, 405, 409})
 _AMBIGUOUS: Final = (410, 412)
 _DEAD: Final = frozenset({'saving', 'uploading', 'killed'})
 _IN_THE_WAY: Final = Failure(
-    codes.BACKEND_ERROR, 'A file of an earlier attempt is where Glance would store the data of this image: it bears the '
-                         'name of the image, and an operator has to remove it.')
+    codes.BACKEND_ERROR, 'A file of an earlier attempt is where Glance would store the data of this image: it bears '
+                         'the name of the image, and an operator has to remove it.')
 
 _NOT_UNDERSTOOD: Final = Failure(codes.BAD_REQUEST, 'The request does not name an import method as it should: '
                                                     '{"method": {"name": NAME}}.')

@@ -60,14 +60,13 @@ class Updates:
         except asking.BadRequest as error:
             return webob.exc.HTTPBadRequest(explanation=str(error))(environ, start_response)
         environ, body = asking.document(environ)
-        if body is not None and asking.mentions_property(body) and _is_patch(environ) and v2.writes(
-                body, names.KEEP_PROPERTY):
-            # As glance/api/v2/images.py, RequestDeserializer, answers writes to its own reserved names.
-            return webob.exc.HTTPForbidden(
-                explanation=f"Attribute '{names.KEEP_PROPERTY}' is reserved.")(environ, start_response)
         update = None if body is None else parse(body, str(environ.get('CONTENT_TYPE') or ''))
         try:
+            if body is not None and asking.mentions_property(body) and _is_patch(environ):
+                _refuse_reserved(body, update)
             answer = self._answer(environ, operation.image_id, by, update)
+        except asking.Reserved as error:
+            return webob.exc.HTTPForbidden(explanation=str(error))(environ, start_response)
         except _Answered as answered:
             return answered.answer(environ, start_response)
         if answer.status == 200 and answer.is_json():
@@ -150,6 +149,15 @@ class Updates:
                 self._store.remember(image.image_id, image.created_at, image.owner, None, give_up_after)
         except StoreUnavailable as error:
             About(LOG, image_id).error('its deadline could not be moved: %s', error)
+
+
+def _refuse_reserved(body: bytes, update: Update | None) -> None:
+    written = v2.written(body)
+    if update is None or isinstance(update.word, Reset | Drop):
+        # The text of the error may be written together with the status, which is for who may modify the image.
+        asking.refuse_reserved(written)
+    if names.KEEP_PROPERTY in written:
+        raise asking.Reserved(names.KEEP_PROPERTY)
 
 
 def _refuse_unless_it_waits(image: Image, record: ImageRecord | None) -> None:

@@ -15,8 +15,6 @@ from imgguard import names, text
 _FORMS: Final = {'application/openstack-images-v2.1-json-patch': True,
                  'application/openstack-images-v2.0-json-patch': False}
 _OPERATIONS: Final = ('add', 'remove', 'replace')
-_OURS: Final = frozenset({names.ERROR, names.ERROR_CODE, names.ERROR_AT, names.ERROR_RETRYABLE,
-                          names.ERROR_REQUEST_ID, names.ERROR_ATTEMPTS, names.GIVE_UP_AT})
 _QUEUED: Final = 'queued'
 
 _OTHERS_BESIDE: Final = ('An update that sets the status to error or queued may hold nothing else but tags and, for '
@@ -81,7 +79,7 @@ class _Change:
 
     @property
     def removes_ours(self) -> bool:
-        return self.operation == 'remove' and self.name in _OURS
+        return self.operation == 'remove' and self.name in names.PROPERTIES
 
 
 def parse(body: bytes, media_type: str) -> Update | None:
@@ -119,7 +117,7 @@ def _change(operation: Any, of_v2_1: bool) -> _Change | None:
         return None
     parts = path.lstrip('/').split('/')
     root = parts[0].replace('~1', '/').replace('~0', '~').strip()
-    if len(parts) > 1 and (root == 'status' or root in _OURS):
+    if len(parts) > 1 and (root == 'status' or root in names.PROPERTIES):
         return None
     return _Change(name, root, operation.get('value'), operation)
 

@@ -103,16 +103,16 @@ def show_waiting(image: Json, records: Mapping[tuple[str, str], ImageRecord]) ->
     return True
 
 
-def writes(body: bytes, name: str) -> bool:
-    """Whether the document of an update adds or replaces that property, in either form of Glance's PATCH."""
+def written(body: bytes) -> set[str]:
+    """The names that the document of an update adds or replaces, in either form of Glance's PATCH."""
     try:
         operations = json.loads(body)
     except (ValueError, RecursionError):
-        return False
+        return set()
     if not isinstance(operations, list):
-        return False
+        return set()
     paths = [path for operation in operations if isinstance(operation, dict) for path in _paths(operation)]
-    return any(isinstance(path, str) and path.strip('/').strip() == name for path in paths)
+    return {path.strip('/').strip() for path in paths if isinstance(path, str)}
 
 
 def _paths(operation: Json) -> list[Any]:
