@@ -136,6 +136,17 @@ def test_a_version_in_the_media_type_is_no_way_round(load: Load) -> None:
     assert images.show(image_id)['status'] == 'error'
 
 
+@pytest.mark.parametrize('path', ['/v2/x/../images/{}/file', '/v2/images/./{}/file', '/v2/images/{}/file/../file'])
+def test_a_path_that_leads_elsewhere_is_no_way_round(load: Load, path: str) -> None:
+    """uWSGI in front of Glance resolves dot segments."""
+    images = Images(load(), token('alice', new_project()))
+    image_id = images.in_error()
+    refused = images.request('PUT', path.format(image_id), {'Content-Type': 'application/octet-stream'}, DATA)
+    assert refused.status_int == 400
+    assert len(images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']) == 1
+    assert images.show(image_id)['status'] == 'error'
+
+
 class Flaky:
     """A backend that goes away in the middle."""
 

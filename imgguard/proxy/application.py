@@ -11,9 +11,10 @@ from imgguard.body import Refused
 from imgguard.errors import ImgguardError
 from imgguard.proxy.backend import Backend, Message
 from imgguard.proxy.headers import of_answer, of_request
+from imgguard.proxy.own import own
 from imgguard.proxy.sending import BadRequest, sending
 from imgguard.proxy.target import target
-from imgguard.wsgi import NO_ANSWER, Environ, StartResponse
+from imgguard.wsgi import Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ class Proxy:
         try:
             response = self._backend.send(self._message(environ))
         except (Refused, BadRequest) as refused:
-            return _own(HTTPStatus.BAD_REQUEST, str(refused), environ, start_response)
+            return own(HTTPStatus.BAD_REQUEST, str(refused), environ, start_response)
         except httpcore.LocalProtocolError:
             # Its text repeats what is wrong, which may be a token.
-            return _own(HTTPStatus.BAD_REQUEST, 'The request cannot be sent on: HTTP does not allow its method or '
-                        'one of its headers.', environ, start_response)
+            return own(HTTPStatus.BAD_REQUEST, 'The request cannot be sent on: HTTP does not allow its method or '
+                       'one of its headers.', environ, start_response)
         except httpcore.TimeoutException as error:
             why = self._unconnected if isinstance(error, httpcore.ConnectTimeout) else self._silent
             return self._unanswered(HTTPStatus.GATEWAY_TIMEOUT, why, error, environ, start_response)
@@ -99,7 +100,7 @@ class Proxy:
     def _unanswered(self, status: HTTPStatus, why: str, error: Exception, environ: Environ,
                     start_response: StartResponse) -> Iterable[bytes]:
         LOG.warning('the backend %s %s: %s', self._backend.origin.authority, why, error or type(error).__name__)
-        return _own(status, f'The image service behind this proxy {why}.', environ, start_response)
+        return own(status, f'The image service behind this proxy {why}.', environ, start_response)
 
 
 class _Answer:
@@ -120,14 +121,6 @@ class _Answer:
     def close(self) -> None:
         """Leave the connection to the next request, or break it."""
         self._response.close()
-
-
-def _own(status: HTTPStatus, message: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    environ[NO_ANSWER] = True
-    body = f'{message}\n'.encode()
-    start_response(f'{status.value} {status.phrase}',
-                   [('Content-Type', 'text/plain; charset=utf-8'), ('Content-Length', str(len(body)))])
-    return [] if environ['REQUEST_METHOD'] == 'HEAD' else [body]
 
 
 def _phrase(status: int) -> str:
