@@ -14,6 +14,7 @@ from imgguard.attempts import ImageRecord
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller
+from imgguard.operations import spellings
 from imgguard.recovery import Recovery
 from imgguard.settings import Settings
 from imgguard.store import Store
@@ -53,6 +54,20 @@ class Presenter:
         records = self.known(waiting)
         if any([self.write(image, records, by) for image in waiting]):
             answer.replace(v2.dump(document))
+
+    def may_be_hidden(self, image_id: str) -> bool:
+        """Whether an answer that cannot be read may show an image in error as a sound one.
+
+        :param image_id: of the image it shows, as the path spells it; ``''`` for a list
+        """
+        try:
+            if not image_id:
+                return bool(self._store.candidates(1) or self._store.due(1))
+            return any(record.error or record.overdue or (record.running and not record.running.alive)
+                       for record in self._store.records(spellings(image_id)).values())
+        except StoreUnavailable as error:
+            LOG.error('answered without the error state: %s', error)
+            return False
 
     def known(self, images: Sequence[Json]) -> Records:
         """What is known of these images; nothing while the store is down."""

@@ -1,5 +1,6 @@
 """The guard in the proxy, as the sample paste file puts it together, in front of a real Glance that has no guard."""
 
+import gzip
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from webtest import TestApp
 from demo.server import HOST, Kind, Server
 from imgguard.errors import ConfigurationError
 from imgguard.proxy import Proxy
+from imgguard.wsgi import Captured
 from tests import conftest
 from tests.harness import IDENTITY
 from tests.identity import admin_token, reader_token, token
@@ -147,12 +149,16 @@ def test_a_path_that_leads_elsewhere_is_no_way_round(load: Load, path: str) -> N
     assert images.show(image_id)['status'] == 'error'
 
 
-class Flaky:
-    """A backend that goes away in the middle."""
+class Between:
+    """A server between the proxy and Glance.
+
+    :ivar away: whether it cannot reach Glance
+    :ivar packs: given the Accept-Encoding of a request, tells whether its answer is packed
+    """
 
     def __init__(self, glance: Server) -> None:
-        self._glance = glance
         self.away = False
+        self.packs: Callable[[str], bool] = lambda accepted: False
         self.server = wsgi.Server((HOST, 0), self, numthreads=4)
         self.server.prepare()
         threading.Thread(target=self.server.serve, daemon=True).start()
@@ -166,20 +172,67 @@ class Flaky:
         if self.away:
             start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
             return []
-        return self._proxy(environ, start_response)
+        if not self.packs(environ.get('HTTP_ACCEPT_ENCODING', '')):
+            return self._proxy(environ, start_response)
+        answer = Captured(self._proxy, environ)
+        if body := answer.body():
+            answer.replace(gzip.compress(body))
+            answer.headers.append(('Content-Encoding', 'gzip'))
+        return answer.send(start_response)
 
 
 @pytest.fixture
-def flaky(glance: Server) -> Iterator[Flaky]:
-    backend = Flaky(glance)
+def between(glance: Server) -> Iterator[Between]:
+    backend = Between(glance)
     yield backend
     backend.server.stop()
 
 
-def test_while_glance_is_away_every_answer_is_its_own(load: Load, flaky: Flaky) -> None:
-    images = Images(load(backend_url=flaky.url), token('alice', new_project()))
+def test_what_packs_between_the_proxy_and_glance_hides_no_error(load: Load, between: Between) -> None:
+    packed: list[bool] = []
+
+    def packs(accepted: str) -> bool:
+        packed.append('gzip' in accepted)
+        return packed[-1]
+
+    between.packs = packs
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    accepts = {'Accept-Encoding': 'gzip, deflate'}
+    image_id = images.create({**KEEP, **accepts}).json['id']
+    images.upload_cut(image_id, headers=accepts)
+    shown = images.request('GET', f'/v2/images/{image_id}', accepts)
+    assert shown.json['status'] == 'error'
+    for query in ('', '?status=error'):
+        [image] = images.request('GET', f'/v2/images{query}', accepts).json['images']
+        assert image['status'] == 'error'
+    assert not any(packed)
+    # Data is the client's affair.
+    assert images.upload(image_id, DATA).status_int == 204
+    assert images.download(image_id, accepts).body == DATA
+    assert packed[-1]
+
+
+def test_what_packs_unasked_is_told_to_whom_it_would_hide_an_error(load: Load, between: Between) -> None:
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    sound = images.created()
+    between.packs = lambda accepted: True
+    assert images.show(sound)['status'] == 'queued'
+    assert images.listed('') == [sound]
+    unknown = images.create(KEEP)
+    assert (unknown.status_int, unknown.headers[KEPT]) == (201, 'unavailable')
+    between.packs = lambda accepted: False
     image_id = images.in_error()
-    flaky.away = True
+    between.packs = lambda accepted: True
+    for path in (f'/v2/images/{image_id}', '/v2/images', '/v2/images?status=error'):
+        answer = images.request('GET', path)
+        assert answer.status_int == 502 and 'packed although it was asked for unpacked' in answer.text, path
+    assert images.show(sound)['status'] == 'queued'
+
+
+def test_while_glance_is_away_every_answer_is_its_own(load: Load, between: Between) -> None:
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    image_id = images.in_error()
+    between.away = True
     for method, path, document in (
             ('PUT', f'/v2/images/{image_id}/file', None), ('DELETE', f'/v2/images/{image_id}', None),
             ('GET', f'/v2/images/{image_id}', None), ('GET', f'/v2/images/{image_id}/file', None),
@@ -191,7 +244,7 @@ def test_while_glance_is_away_every_answer_is_its_own(load: Load, flaky: Flaky) 
         assert answer.status_int == 503, (method, path)
     unknown = images.request('GET', f'/v2/images/{image_id}/attempts')
     assert unknown.status_int == 500 and 'try again later' in unknown.text
-    flaky.away = False
+    between.away = False
     assert images.show(image_id)['status'] == 'error'
     assert images.upload(image_id, DATA).status_int == 204
 
