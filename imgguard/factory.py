@@ -94,7 +94,7 @@ class _Parts:
     def of(cls, settings: Settings) -> Self:
         counted = counts.of(identity(settings.connection))
         store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
-                      observer=counted)
+                      observer=counted, stall_seconds=settings.import_stall_seconds)
         publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
         _prepare(store, settings.connection)
         workers = Workers()

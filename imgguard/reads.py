@@ -22,8 +22,8 @@ LOG: Final = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
-_PACKED: Final = ('The answer of the image service came packed although it was asked for unpacked, so that it cannot be '
-                  'told which images are in error. The operator has to turn the packing off.')
+_PACKED: Final = ('The answer of the image service came packed although it was asked for unpacked, so it is not known '
+                  'which images are in error. The operator has to turn the packing off.')
 
 
 class Reads:

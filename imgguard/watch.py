@@ -13,7 +13,7 @@ from typing import Final
 
 from imgguard import glance_log
 from imgguard.about import claimed
-from imgguard.attempts import Claim, ImageRecord, Kind
+from imgguard.attempts import IMPORTS, Claim, ImageRecord, Kind
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Image
@@ -24,7 +24,6 @@ from imgguard.tasks import DATA, KILLED, CannotLook, Seen, Tasks, judge
 
 LOG: Final = logging.getLogger(__name__)
 
-IMPORTS: Final = frozenset({Kind.IMPORT, Kind.COPY, Kind.LOCATION})
 _ACCEPTED: Final = 202
 _SEARCHES: Final = 10
 _LETTING_GO_SECONDS: Final = 5.0

@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 from webob import Request
 
 from imgguard.admission import Admission
-from imgguard.attempts import Claim, Failure, Kind, NewAttempt
+from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.glance_images import GlanceImages
@@ -142,6 +142,24 @@ def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
     assert images.show(image_id)['status'] == 'error'
     assert glances_status(pipelines, images, image_id) == 'queued'
     assert_works_again(images, files, image_id)
+
+
+def test_an_import_that_glance_may_still_work_on_is_not_given_up_for_a_retry(
+    pipelines: Pipelines, images: Images,
+) -> None:
+    image_id = images.in_error()
+    lost = Lost(pipelines, images, image_id, replace(UPLOAD, kind=Kind.IMPORT, handed_on=True))
+    lost.silent_for(3500)
+    refused = images.upload(image_id, DATA)
+    assert refused.status_int == 409 and 'Glance may still be working on another import' in refused.text
+    declared = images.patch(image_id, {'op': 'replace', 'path': '/status', 'value': 'error'})
+    assert declared.status_int == 409
+    assert images.show(image_id)['status'] == 'saving'
+    assert [each.state for each in pipelines.attempts(image_id)] == [State.FAILED, State.RUNNING]
+    lost.silent_for(3700)
+    assert images.show(image_id)['os_glance_image_error_code'] == 'import_failed'
+    lost.silent_for(3700)
+    assert images.upload(image_id, DATA).status_int == 204
 
 
 def test_no_number_of_declarations_opens_the_fence(pipelines: Pipelines, images: Images) -> None:
