@@ -38,8 +38,8 @@ _NOUNS: Final = {Kind.UPLOAD: 'upload', Kind.STAGE: 'staging', Kind.IMPORT: 'imp
 _BUSY: Final = ('Another {noun} to this image is under way. Wait until it has ended: the image then is active, or it '
                 'shows an error and can be uploaded again.')
 _GOES_ON: Final = ('Glance may still be working on another {noun} of this image, although the worker that began it '
-                   'gives no sign of life. Wait until it has ended: it is given up at {at}, or once an operator has made '
-                   'sure that Glance works on it no longer.')
+                   'gives no sign of life. Wait until it has ended: it is given up at {at}, or once an operator has '
+                   'made sure that Glance works on it no longer.')
 _CLEARING: Final = ('What an earlier attempt left of this image is being cleared away. Try again in some seconds.')
 _FENCED: Final = ('The worker of an earlier attempt was lost, but it may still wake up and write to this image. A new '
                   'attempt works from {at} on, or once an operator has made sure that the worker is dead.')

@@ -178,7 +178,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     guard, recovery = glance.guard, glance.recovery
     admission = Admission(application, settings, store, guard, recovery)
     watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds,
-                  glance.release)
+                  glance.release, around=glance.around)
     if glance.housekeeping is not None:
         heartbeat.accompany('imgguard-housekeeping', glance.housekeeping, settings.lease_seconds)
     if parts.publisher is not None:

@@ -28,7 +28,9 @@ BadFile = cfg.Error
 Groups = dict[str, dict[str, list[str]]]
 
 _BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in (*OPTIONS, *PROXY_OPTIONS)}
-_BACKEND: Final = re.compile(r'https?://(?:[^\s/?#@\[\]:]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#]*)?')
+_BACKEND: Final = re.compile(r'https?://(?:[\w.~%-]+|\[[\da-f:.]+\])(?::(?P<port>\d{1,5}))?(?:/[!-"$->@-~]*)?',
+                             re.ASCII | re.IGNORECASE)
+_MAX_PORT: Final = 65535
 _URL: Final = re.compile(r'[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://')
 _RELATIVE_SQLITE: Final = re.compile(r'sqlite(\+\w+)?://(?!//)')
 _CREDENTIALS: Final = re.compile(r'(://[^:/?@]*):.*@', re.DOTALL)
@@ -103,7 +105,8 @@ def resolve_proxy(section: Mapping[str, str], where: str) -> tuple[Settings, Pro
     if url is None:
         raise _problem(f"option 'backend_url' is missing in {where}; give the address of Glance, such as "
                        "'http://glance.example.com:9292'")
-    if not _BACKEND.fullmatch(url):
+    judged = _BACKEND.fullmatch(url)
+    if judged is None or int(judged['port'] or 0) > _MAX_PORT:
         # Not shown: it may hold a password.
         raise _problem(f"option 'backend_url' in {where} is no address such as 'http://glance.example.com:9292' (user "
                        'and password cannot be given)')

@@ -33,13 +33,14 @@ class Proxy:
     be reached or breaks, and 504 where it is silent; they set :data:`imgguard.wsgi.NO_ANSWER` in the environ.
     Redirects are not followed and nothing is unpacked.
 
-    :param backend_url: ``http://host:port`` or ``https://…``, with a path in front of all others if there is one
+    :param backend_url: ``http://host:port`` or ``https://…``, with a path in front of all others if there is one, as
+        :mod:`imgguard.settings` has judged it
     :param connect_timeout: seconds for a connection, and for TLS on it
     :param read_timeout: seconds for which the backend may be silent, or take nothing of a body
     :param forward_identity: whether the headers pass by which ``authtoken`` tells who the caller is
     :param cafile: the authorities that a backend with https is verified with; ``None`` for those of the system
     :param insecure: do not verify it at all
-    :raises imgguard.errors.ConfigurationError: the URL or the file cannot be used
+    :raises imgguard.errors.ConfigurationError: the file cannot be used
     """
 
     def __init__(self, backend_url: str, connect_timeout: float, read_timeout: float, forward_identity: bool = False,
