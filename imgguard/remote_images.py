@@ -231,6 +231,6 @@ def image_of(found: Json) -> Image:
     try:
         return Image(found['id'], found['created_at'], found['status'], found.get('owner'), found.get('image_type'),
                      bool(found.get('protected')), found.get('checksum') is not None or bool(found.get('stores')),
-                     visibility=found.get('visibility'))
+                     visibility=found.get('visibility'), size=found.get('size'), updated_at=found.get('updated_at'))
     except KeyError as error:
         raise NotAnswered(f'Glance showed an image without {error}') from error

@@ -1,26 +1,19 @@
 """The guard in the proxy, as the sample paste file puts it together, in front of a real Glance that has no guard."""
 
-import gzip
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from cheroot import wsgi
-from paste.deploy import loadapp  # type: ignore[import-untyped]
 from webtest import TestApp
 
-from demo.server import HOST, Kind, Server
+from demo.server import Kind, Server
 from imgguard.errors import ConfigurationError
-from imgguard.proxy import Proxy
-from imgguard.wsgi import Captured
 from tests import conftest
-from tests.harness import IDENTITY
 from tests.identity import admin_token, reader_token, token
+from tests.proxying import Between, sample
 from tests.uploading import ERROR, KEEP, KEPT, Body, Images, new_project
 
-SAMPLE = Path(__file__).parent.parent / 'etc' / 'imgguard-proxy-paste.ini'
 PRIVATE = {'visibility': 'private'}
 DATA = b'data of an image' * 100
 
@@ -34,16 +27,8 @@ def glance(start_module_server: conftest.StartServer) -> Server:
 
 @pytest.fixture
 def load(glance: Server, tmp_path: Path) -> Load:
-    """``load(pipeline=, **options)``: the sample with this pipeline in it, and more options of the proxy."""
-    def load(pipeline: str = 'authtoken imgguard', **options: str) -> TestApp:
-        text = SAMPLE.read_text().replace('pipeline = http_proxy_to_wsgi authtoken imgguard', f'pipeline = {pipeline}')
-        text = text.replace('keystonemiddleware.auth_token:filter_factory', IDENTITY)
-        text = text.replace('http://127.0.0.1:9293', options.pop('backend_url', glance.url))
-        more = ''.join(f'\n{name} = {value}' for name, value in options.items())
-        text = text.replace('sqlite:////var/lib/imgguard/imgguard.db', f'sqlite:///{tmp_path}/imgguard.db{more}')
-        (tmp_path / 'paste.ini').write_text(text)
-        return TestApp(loadapp(f'config:{tmp_path}/paste.ini'))
-    return load
+    """``load(pipeline=, **options)``: see :func:`tests.proxying.sample`."""
+    return partial(sample, tmp_path, glance.url)
 
 
 def test_the_story(load: Load) -> None:
@@ -149,43 +134,10 @@ def test_a_path_that_leads_elsewhere_is_no_way_round(load: Load, path: str) -> N
     assert images.show(image_id)['status'] == 'error'
 
 
-class Between:
-    """A server between the proxy and Glance.
-
-    :ivar away: whether it cannot reach Glance
-    :ivar packs: given the Accept-Encoding of a request, tells whether its answer is packed
-    """
-
-    def __init__(self, glance: Server) -> None:
-        self.away = False
-        self.packs: Callable[[str], bool] = lambda accepted: False
-        self.server = wsgi.Server((HOST, 0), self, numthreads=4)
-        self.server.prepare()
-        threading.Thread(target=self.server.serve, daemon=True).start()
-        self._proxy = Proxy(glance.url, 5, 30)
-
-    @property
-    def url(self) -> str:
-        return f'http://{HOST}:{self.server.bind_addr[1]}'
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self.away:
-            start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
-            return []
-        if not self.packs(environ.get('HTTP_ACCEPT_ENCODING', '')):
-            return self._proxy(environ, start_response)
-        answer = Captured(self._proxy, environ)
-        if body := answer.body():
-            answer.replace(gzip.compress(body))
-            answer.headers.append(('Content-Encoding', 'gzip'))
-        return answer.send(start_response)
-
-
 @pytest.fixture
 def between(glance: Server) -> Iterator[Between]:
-    backend = Between(glance)
-    yield backend
-    backend.server.stop()
+    with Between(glance.url) as backend:
+        yield backend
 
 
 def test_what_packs_between_the_proxy_and_glance_hides_no_error(load: Load, between: Between) -> None:

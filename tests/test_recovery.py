@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 from webob import Request
 
 from imgguard.admission import Admission
@@ -25,7 +24,7 @@ from imgguard.workers import HOST, Workers
 from imgguard.wsgi import Headers
 from tests.harness import InProcessGlance
 from tests.identity import token
-from tests.uploading import KEEP, Body, Images, Pipelines, new_project
+from tests.uploading import KEEP, Body, Images, Pipelines, new_project, silence
 
 DATA = b'data of an image' * 8192
 UPLOAD = NewAttempt(Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'another-host', 'another-host:1:abcd', None)
@@ -113,16 +112,7 @@ class Lost:
 
     def silent_for(self, seconds: float) -> None:
         """Let the last sign of life be so long ago, and another worker have lived all the while."""
-        engine = create_engine(self._pipelines.connection)
-        now = "((julianday('now') - 2440587.5) * 86400.0)"
-        with engine.begin() as connection:
-            connection.execute(text(f'UPDATE imgguard_images SET running_at = {now} - :s WHERE "key" = :key '
-                                    'AND running_number IS NOT NULL'), {'s': seconds, 'key': self.claim.key})
-            connection.execute(text(f'UPDATE imgguard_attempts SET updated_at = {now} - :s WHERE image_key = :key'),
-                               {'s': seconds, 'key': self.claim.key})
-            connection.execute(text('INSERT OR REPLACE INTO imgguard_workers (worker, host, since, seen_at) '
-                                    f"VALUES ('witness', 'here', {now} - :s - 100, {now})"), {'s': seconds})
-        engine.dispose()
+        silence(self._pipelines.connection, self.claim, seconds)
 
 
 def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
