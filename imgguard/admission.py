@@ -37,6 +37,9 @@ _NOUNS: Final = {Kind.UPLOAD: 'upload', Kind.STAGE: 'staging', Kind.IMPORT: 'imp
                  Kind.LOCATION: 'import from a location', Kind.DECLARE: 'declaration'}
 _BUSY: Final = ('Another {noun} to this image is under way. Wait until it has ended: the image then is active, or it '
                 'shows an error and can be uploaded again.')
+_GOES_ON: Final = ('Glance may still be working on another {noun} of this image, although the worker that began it '
+                   'gives no sign of life. Wait until it has ended: it is given up at {at}, or once an operator has '
+                   'made sure that Glance works on it no longer.')
 _CLEARING: Final = ('What an earlier attempt left of this image is being cleared away. Try again in some seconds.')
 _FENCED: Final = ('The worker of an earlier attempt was lost, but it may still wake up and write to this image. A new '
                   'attempt works from {at} on, or once an operator has made sure that the worker is dead.')
@@ -117,7 +120,7 @@ class Admission:
         if not guarded and record is None:
             return self._application(environ, start_response)
         running = None if record is None else record.running
-        if record is None or running is None or not running.alive:
+        if record is None or running is None or not running.holds:
             return Admitted(image, record, guarded)
         if kind is Kind.IMPORT and self._is_handed_here(record, running, image, by):
             # What the client asked for, it asked there: Glance hands its headers not on.
@@ -196,6 +199,9 @@ class Admission:
             # Nobody asked for more than Glance's own answer, which is a refusal too.
             return self._application(environ, start_response)
         explanation = _BUSY.format(noun=_NOUNS[busy.running.kind])
+        if not busy.running.alive:
+            at = _moment(self._settings.import_stall_seconds - busy.running.silent_for)
+            explanation = _GOES_ON.format(noun=_NOUNS[busy.running.kind], at=at)
         return webob.exc.HTTPConflict(explanation=explanation)(environ, start_response)
 
     def _known(self, image_id: str) -> tuple[Mapping[tuple[str, str], ImageRecord], StoreUnavailable | None]:
@@ -223,8 +229,12 @@ class Admission:
 def _not_yet(error: NotYet | CannotRequeue) -> webob.exc.HTTPConflict:
     if isinstance(error, CannotRequeue):
         return webob.exc.HTTPConflict(explanation=str(error))
-    at = datetime.now(UTC) + timedelta(seconds=error.seconds)
-    return webob.exc.HTTPConflict(explanation=_FENCED.format(at=at.strftime('%Y-%m-%dT%H:%M:%SZ')))
+    return webob.exc.HTTPConflict(explanation=_FENCED.format(at=_moment(error.seconds)))
+
+
+def _moment(seconds: float) -> str:
+    """The moment so many seconds from now."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime('%Y-%m-%dT%H:%M:%SZ')
 
 
 def _a(noun: str) -> str:

@@ -7,6 +7,7 @@ is identified by its id *and* by the moment Glance created it (as its API spells
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class Kind(StrEnum):
@@ -18,6 +19,10 @@ class Kind(StrEnum):
     COPY = 'copy'
     LOCATION = 'location'
     DECLARE = 'declare'
+
+
+IMPORTS: Final = frozenset({Kind.IMPORT, Kind.COPY, Kind.LOCATION})
+"""The kinds of which Glance fetches the data itself, and goes on when the request that began them is answered."""
 
 
 class State(StrEnum):
@@ -98,6 +103,7 @@ class Running:
     :param task_id: the task of Glance that does the work, if that is known
     :param silent_for: seconds since its last sign of life
     :param handed_on: whether the work is done elsewhere, so that the end of its worker is not the end of the work
+    :param goes_on: whether it is such an import that is not silent for so long that it has failed
     """
 
     number: int
@@ -110,6 +116,12 @@ class Running:
     task_id: str | None
     silent_for: float = field(compare=False)
     handed_on: bool = False
+    goes_on: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether no other attempt may begin; one nobody asked to keep is held by its worker alone."""
+        return self.alive or (self.goes_on and self.guarded)
 
 
 @dataclass(frozen=True, slots=True)

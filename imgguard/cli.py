@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Command = arguments.run
         with ExitStack() as opened:
             store = opened.enter_context(closing(Store(
-                settings.connection, settings.lease_seconds, with_events=settings.notifications is not None)))
+                settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
+                stall_seconds=settings.import_stall_seconds)))
             outside = None
             if settings.glance_connection is not None:
                 outside = opened.enter_context(closing(Outside.of_commands(

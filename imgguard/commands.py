@@ -92,7 +92,7 @@ def failures(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     after, page = 0, job.store.failures(PAGE)
     while page:
         rows += [_failure(record, record.error) for record in page
-                 if record.error is not None and not (record.running and record.running.alive)]
+                 if record.error is not None and not (record.running and record.running.holds)]
         after = page[-1].key
         page = job.store.failures(PAGE, after) if len(page) == PAGE else []
     yield Listing(('image_id', 'code', 'at', 'attempts', 'retryable', 'owner', 'message'), rows)
@@ -103,7 +103,7 @@ def failure(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     record = _known(job, arguments.image)
     if record.deleted:
         raise CommandFailed(f'image {arguments.image} is deleted; attempts list shows its history')
-    if record.running is not None and record.running.alive:
+    if record.running is not None and record.running.holds:
         raise CommandFailed(f'image {arguments.image} is not in error: attempt {record.running.number} is running')
     if record.error is None:
         raise CommandFailed(f'image {arguments.image} is not in error')
@@ -144,7 +144,7 @@ def requeue(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
         if isinstance(outcome, Busy):
             raise _alive(job, arguments.image, outcome)
         declared = outcome
-    elif record.running is not None and not record.running.alive:
+    elif record.running is not None and not record.running.holds:
         job.store.lose(record.key, record.running.number)
     record = _known(job, arguments.image)
     if record.running is not None:
@@ -177,6 +177,9 @@ def _alive(job: Job, image_id: str, busy: Busy) -> CommandFailed:
     if lost_in > 0:
         return CommandFailed(f'{text}: its last sign of life was {running.silent_for:.0f} seconds ago; if its worker '
                              f'is dead, try again in {lost_in:.0f} seconds')
+    if running.goes_on:
+        return CommandFailed(f'{text}, and is silent, but Glance may still be working on it; if it does not, say so '
+                             'with --worker-is-dead')
     return CommandFailed(f'{text}, as far as can be told: it is silent, and so is everybody else; if its worker is '
                          'dead, say so with --worker-is-dead')
 

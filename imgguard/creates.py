@@ -95,6 +95,9 @@ class Creates:
             for image in images:
                 self._remember(answer, image, asked)
             self._presenter.present(answer, by)
+        elif answer.status == 201 and asked.keep:
+            LOG.error('a request to keep an image could not be stored: the answer that names it cannot be read')
+            answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
         return answer, images
 
     def _images_of(self, document: Any) -> Sequence[Json]:

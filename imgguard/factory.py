@@ -94,7 +94,7 @@ class _Parts:
     def of(cls, settings: Settings) -> Self:
         counted = counts.of(identity(settings.connection))
         store = Store(settings.connection, settings.lease_seconds, with_events=settings.notifications is not None,
-                      observer=counted)
+                      observer=counted, stall_seconds=settings.import_stall_seconds)
         publisher = None if settings.notifications is None else Publisher(store.outbox, settings.notifications)
         _prepare(store, settings.connection)
         workers = Workers()
@@ -178,7 +178,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     guard, recovery = glance.guard, glance.recovery
     admission = Admission(application, settings, store, guard, recovery)
     watch = Watch(store, guard, heartbeat, glance.tasks, recovery.after_failure, settings.import_stall_seconds,
-                  glance.release)
+                  glance.release, around=glance.around)
     if glance.housekeeping is not None:
         heartbeat.accompany('imgguard-housekeeping', glance.housekeeping, settings.lease_seconds)
     if parts.publisher is not None:

@@ -55,6 +55,8 @@ class Image:
     :param has_data: whether Glance knows a place of its data, be it good data or what a failed attempt has left
     :param staged_here: whether Glance says that this is the host that has its staged data
     :param elsewhere: whether Glance hands its import and its deletion on to another host
+    :param size: bytes of its data, in Glance 33 also of what is staged; ``None`` while unknown
+    :param updated_at: when Glance last changed it, in whole seconds; ``None`` where that is not asked for
     """
 
     image_id: str
@@ -67,6 +69,8 @@ class Image:
     staged_here: bool = False
     elsewhere: bool = False
     visibility: str | None = None
+    size: int | None = None
+    updated_at: str | None = None
 
 
 class Forbidden(Exception):

@@ -145,7 +145,7 @@ class Imports:
     def _accepted(self, by: Caller, kind: Kind, admitted: Admitted, claim: Claim, task_id: str | None) -> str | None:
         # Glance takes over the id that a request it has handed on got there.
         request_ids = {by.request_id, by.context.request_id}
-        started = Import(kind, admitted.image, claim, admitted.guarded, None, request_ids)
+        started = Import(kind, admitted.image, claim, admitted.guarded, None, request_ids, by)
         # The watch asks again, and so does whoever settles the attempt after this process.
         with Border(claimed(LOG, claim), 'its task is not noted'):
             started.task_id = task_id or self._tasks.find(admitted.image.image_id, request_ids)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 from imgguard.images import Caller
 from imgguard.operations import Action, Operation
-from imgguard.wsgi import Application, Environ, StartResponse
+from imgguard.wsgi import Application, Environ, StartResponse, unpacked
 
 Handler = Callable[[Environ, StartResponse, Operation, Caller], Iterable[bytes]]
 
@@ -44,5 +44,7 @@ class ImageGuard:
         by = self._identify(environ)
         if by is None:
             return self._application(environ, start_response)
+        if operation.action is not Action.DOWNLOAD:
+            environ = unpacked(environ)
         with self._around(by):
             return handler(environ, start_response, operation, by)

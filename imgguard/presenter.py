@@ -5,6 +5,7 @@ Nothing needs a daemon: whoever looks at an image has its verdict first.
 
 import json
 import logging
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from imgguard.attempts import ImageRecord
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller
+from imgguard.operations import spellings
 from imgguard.recovery import Recovery
 from imgguard.settings import Settings
 from imgguard.store import Store
@@ -24,8 +26,10 @@ LOG: Final = logging.getLogger(__name__)
 Json = dict[str, Any]
 Records = Mapping[tuple[str, str], ImageRecord]
 
-# A look at a page must not take long because much is to be cleared away.
+# A look at a page must not take long because much is to be cleared away, or because Glance must be asked of many
+# imports how they go on without their workers, which may be so at every look until they have ended.
 _MOST_CLEARED: Final = 5
+_MOST_ASKED: Final = 5
 
 
 class Presenter:
@@ -53,6 +57,20 @@ class Presenter:
         records = self.known(waiting)
         if any([self.write(image, records, by) for image in waiting]):
             answer.replace(v2.dump(document))
+
+    def may_be_hidden(self, image_id: str) -> bool:
+        """Whether an answer that cannot be read may show an image in error as a sound one.
+
+        :param image_id: of the image it shows, as the path spells it; ``''`` for a list
+        """
+        try:
+            if not image_id:
+                return bool(self._store.candidates(1) or self._store.due(1))
+            return any(record.error or record.overdue or (record.running and not record.running.alive)
+                       for record in self._store.records(spellings(image_id)).values())
+        except StoreUnavailable as error:
+            LOG.error('answered without the error state: %s', error)
+            return False
 
     def known(self, images: Sequence[Json]) -> Records:
         """What is known of these images; nothing while the store is down."""
@@ -85,9 +103,14 @@ class Presenter:
 
     def _settle(self, images: Iterable[Json], records: Records) -> bool:
         settled = False
-        for image in images:
-            record = records.get((image['id'], image['created_at']))
-            if record is None:
+        known = [(record, image) for image in images
+                 if (record := records.get((image['id'], image['created_at']))) is not None]
+        going_on = [record for record, _ in known
+                    if record.running is not None and record.running.goes_on and not record.running.alive]
+        # By chance, or those that go on for long would keep the others from being looked at.
+        left = {record.key for record in random.sample(going_on, max(0, len(going_on) - _MOST_ASKED))}
+        for record, image in known:
+            if record.key in left:
                 continue
             # One image of which nothing can be learned now must not take the others their verdict.
             with Border(About(LOG, record.image_id), 'it cannot be settled now', GlanceUnavailable):

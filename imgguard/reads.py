@@ -22,6 +22,9 @@ LOG: Final = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+_PACKED: Final = ('The answer of the image service came packed although it was asked for unpacked, so it is not known '
+                  'which images are in error. The operator has to turn the packing off.')
+
 
 class Reads:
     """Handles reading requests for one filter."""
@@ -40,7 +43,7 @@ class Reads:
         answer = Captured(self._application, environ)
         if answer.status == 200 and answer.is_json():
             self._presenter.present(answer, by)
-        return answer.send(start_response)
+        return self._sent(answer, environ, start_response, operation)
 
     def list(self, environ: Environ, start_response: StartResponse, operation: Operation,
              by: Caller) -> Iterable[bytes]:
@@ -52,7 +55,19 @@ class Reads:
         # Whatever is wrong here, the client gets Glance's answer.
         with Border(LOG, 'the list is answered without the error state', StoreUnavailable):
             answer = self._filtered(environ, wanted, by)
-        return answer.send(start_response) if answer else self.show(environ, start_response, operation, by)
+        if answer is None:
+            return self.show(environ, start_response, operation, by)
+        return self._sent(answer, environ, start_response, operation)
+
+    def _sent(self, answer: Captured, environ: Environ, start_response: StartResponse,
+              operation: Operation) -> Iterable[bytes]:
+        """Hand on, unless it cannot be read and might tell of an image in error that it is sound."""
+        if answer.status == 200 and answer.packed is not None and self._presenter.may_be_hidden(operation.image_id):
+            LOG.error('an answer of Glance cannot be read, for it came packed (Content-Encoding: %s) although it was '
+                      'asked for unpacked: let no server between the guard and Glance pack unasked', answer.packed)
+            answer.close()
+            return webob.exc.HTTPBadGateway(explanation=_PACKED)(environ, start_response)
+        return answer.send(start_response)
 
     def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:
         most = listing.MAX_NARROWED

@@ -11,7 +11,7 @@ from typing import Final
 
 from imgguard import codes, glance_stores, watch
 from imgguard.about import About
-from imgguard.attempts import Failure, ImageRecord, Kind
+from imgguard.attempts import IMPORTS, Failure, ImageRecord, Kind
 from imgguard.border import Border
 from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
@@ -57,7 +57,7 @@ class Recovery:
         if running is not None:
             if running.alive:
                 return False
-            if running.kind in watch.IMPORTS:
+            if running.kind in IMPORTS:
                 return watch.settle(self._store, self._guard, self._tasks, record,
                                     self._settings.import_stall_seconds)
             if status in DATA:
@@ -176,6 +176,6 @@ class Recovery:
             self.try_to_clear(record, None)
 
     def _task(self, record: ImageRecord, attempt: AttemptRow) -> str | None:
-        if attempt.kind not in watch.IMPORTS or attempt.task_id is not None:
+        if attempt.kind not in IMPORTS or attempt.task_id is not None:
             return attempt.task_id
         return self._tasks.find(record.image_id, [attempt.request_id])

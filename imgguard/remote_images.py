@@ -42,6 +42,17 @@ class TokenRefused(NotAnswered):
     """The caller's token is not, or no longer, good."""
 
 
+class NotAllowed(Forbidden):
+    """Glance's own answer to a request that was sent in the caller's name."""
+
+    def __init__(self, captured: Captured) -> None:
+        super().__init__(self._send)
+        self.captured: Final = captured
+
+    def _send(self, _: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self.captured.send(start_response)
+
+
 class Asker:
     """Sends requests of the guard's own as one caller."""
 
@@ -74,21 +85,32 @@ class Asker:
         answer.body()
         return answer
 
-    def document(self, path: str) -> Json | None:
+    def document(self, path: str) -> Json:
+        """The JSON document at this path.
+
+        :raises NotAllowed: 401, 403, 404
+        :raises NotAnswered: Glance did not answer with one
+        """
+        answer = self.ask('GET', path)
+        if answer.status in _REFUSALS:
+            raise NotAllowed(answer)
+        document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
+        if not isinstance(document, dict):
+            raise NotAnswered(f'Glance answered {answer.status_line!r} to GET {path}')
+        return document
+
+    def find(self, path: str) -> Json | None:
         """The JSON document at this path; ``None`` when there is none for this caller (403, 404).
 
         :raises TokenRefused: 401
         :raises NotAnswered: Glance did not answer with one
         """
-        answer = self.ask('GET', path)
-        if answer.status == 401:
-            raise TokenRefused('Glance refuses the token')
-        if answer.status in _REFUSALS:
+        try:
+            return self.document(path)
+        except NotAllowed as refusal:
+            if refusal.captured.status == 401:
+                raise TokenRefused('Glance refuses the token') from refusal
             return None
-        document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
-        if not isinstance(document, dict):
-            raise NotAnswered(f'Glance answered {answer.status_line!r} to GET {path}')
-        return document
 
 
 class Remote:
@@ -146,7 +168,7 @@ class RemoteImages:
 
     def look(self, by: Caller, image_id: str) -> Image | None:
         """See :class:`imgguard.images.Images`."""
-        found = asker(by).document(_path(image_id))
+        found = asker(by).find(_path(image_id))
         return None if found is None else image_of(found)
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
@@ -164,7 +186,8 @@ class RemoteImages:
 
     def for_update(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
-        found, image = self._shown(by, image_id)
+        found = asker(by).document(_path(image_id))
+        image = image_of(found)
         update = [{'op': 'replace', 'path': '/name', 'value': found.get('name')}, {'op': 'remove', 'path': _NOT_THERE}]
         answer = asker(by).ask('PATCH', _path(image.image_id), json.dumps(update).encode(), _UPDATE)
         if answer.status in _REFUSALS:
@@ -179,7 +202,7 @@ class RemoteImages:
 
     def for_show(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
-        return self._shown(by, image_id)[1]
+        return image_of(asker(by).document(_path(image_id)))
 
     def might_see(self, by: Caller, owner: str | None) -> bool:
         """See :class:`imgguard.images.Images`."""
@@ -188,15 +211,6 @@ class RemoteImages:
     def refuses_before_policy(self, environ: Mapping[str, Any]) -> bool:
         """See :class:`imgguard.images.Images`; which stores there are is not known here."""
         return is_refused_for_its_form(environ)
-
-    def _shown(self, by: Caller, image_id: str) -> tuple[Json, Image]:
-        answer = asker(by).ask('GET', _path(image_id))
-        if answer.status in _REFUSALS:
-            raise NotAllowed(answer)
-        found = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
-        if not isinstance(found, dict):
-            raise NotAnswered(f'Glance answered {answer.status_line!r} to a show')
-        return found, image_of(found)
 
 
 def _path(image_id: str) -> str:
@@ -217,17 +231,6 @@ def image_of(found: Json) -> Image:
     try:
         return Image(found['id'], found['created_at'], found['status'], found.get('owner'), found.get('image_type'),
                      bool(found.get('protected')), found.get('checksum') is not None or bool(found.get('stores')),
-                     visibility=found.get('visibility'))
+                     visibility=found.get('visibility'), size=found.get('size'), updated_at=found.get('updated_at'))
     except KeyError as error:
         raise NotAnswered(f'Glance showed an image without {error}') from error
-
-
-class NotAllowed(Forbidden):
-    """Glance's own answer to a request that was sent in the caller's name."""
-
-    def __init__(self, captured: Captured) -> None:
-        super().__init__(self._send)
-        self.captured: Final = captured
-
-    def _send(self, _: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        return self.captured.send(start_response)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Final, Literal, NoReturn
+from urllib.parse import urlsplit
 
 from oslo_config import cfg, types
 
@@ -28,7 +29,8 @@ BadFile = cfg.Error
 Groups = dict[str, dict[str, list[str]]]
 
 _BY_NAME: Final[Mapping[str, cfg.Opt]] = {opt.name: opt for opt in (*OPTIONS, *PROXY_OPTIONS)}
-_BACKEND: Final = re.compile(r'https?://(?:[^\s/?#@\[\]:]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?(?:/[^\s?#]*)?')
+_BACKEND: Final = re.compile(
+    r'https?://(?:[\w.~%-]+|\[[\da-f:.]+\])(?::\d+)?(?:/[!-"$->@-~]*)?', re.ASCII | re.IGNORECASE)
 _URL: Final = re.compile(r'[a-z][a-z0-9_]*(\+[a-z0-9_]+)?://')
 _RELATIVE_SQLITE: Final = re.compile(r'sqlite(\+\w+)?://(?!//)')
 _CREDENTIALS: Final = re.compile(r'(://[^:/?@]*):.*@', re.DOTALL)
@@ -103,11 +105,19 @@ def resolve_proxy(section: Mapping[str, str], where: str) -> tuple[Settings, Pro
     if url is None:
         raise _problem(f"option 'backend_url' is missing in {where}; give the address of Glance, such as "
                        "'http://glance.example.com:9292'")
-    if not _BACKEND.fullmatch(url):
+    if not _is_backend(url):
         # Not shown: it may hold a password.
         raise _problem(f"option 'backend_url' in {where} is no address such as 'http://glance.example.com:9292' (user "
                        'and password cannot be given)')
     return Settings(**found, notifications=notifications), ProxySettings(**own)
+
+
+def _is_backend(url: str) -> bool:
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        return False
+    return port != 0 and _BACKEND.fullmatch(url) is not None
 
 
 def _read(section: Mapping[str, str], where: str, options: Sequence[cfg.Opt]) -> tuple[dict[str, Any], str | None]:

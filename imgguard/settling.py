@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final, Self
 
-from imgguard import codes, watch
+from imgguard import codes
 from imgguard.about import About
-from imgguard.attempts import Failure, ImageRecord, Running, State
+from imgguard.attempts import IMPORTS, Failure, ImageRecord, Running, State
 from imgguard.database_requeue import DatabaseRequeue
 from imgguard.errors import GlanceUnavailable
 from imgguard.glance_database import GlanceDatabase
@@ -70,16 +70,14 @@ class StoreAlone:
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store: Final = store
         self._silence: Final = settings.lease_seconds + _SKEW
-        self._stall: Final = settings.import_stall_seconds
 
     def silent(self, page: Iterable[ImageRecord]) -> Counts:
         """End the running attempts of these images that are not alive."""
         counts = Counts()
         for record in page:
             running = record.running
-            if (running is not None and running.handed_on and running.kind in watch.IMPORTS
-                    and running.silent_for < self._stall):
-                # It goes on without its worker, and how it ended is Glance's word.
+            if running is not None and running.goes_on and not running.alive:
+                # How it ended is Glance's word.
                 continue
             if running is not None and not running.alive:
                 counts += Counts(lost=self._store.lose(record.key, running.number))
@@ -138,7 +136,7 @@ class WithGlance:
                     continue
             except GlanceUnavailable as error:
                 self._fail(error)
-            if record.running is not None and record.running.kind not in watch.IMPORTS:
+            if record.running is not None and record.running.kind not in IMPORTS:
                 counts += self._alone.silent([record])
         return counts
 

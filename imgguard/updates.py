@@ -163,7 +163,7 @@ def _refuse_reserved(body: bytes, update: Update | None) -> None:
 def _refuse_unless_it_waits(image: Image, record: ImageRecord | None) -> None:
     if image.status not in v2.ERROR_STATUSES:
         raise _Answered(webob.exc.HTTPConflict(explanation=_HAS_DATA.format(status=image.status)))
-    if record is not None and record.running is not None and record.running.alive:
+    if record is not None and record.running is not None and record.running.holds:
         raise _Answered(webob.exc.HTTPConflict(explanation=_BUSY))
 
 

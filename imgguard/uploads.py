@@ -8,6 +8,7 @@ transaction is open in between.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import webob.exc
@@ -22,7 +23,7 @@ from imgguard.border import Border
 from imgguard.digests import BadDigest, Digests
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller, Images
+from imgguard.images import Caller, Image, Images
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.recovery import Recovery
@@ -172,28 +173,36 @@ class _Upload:
 
     def _settle_unanswered(self, answer: outcome.Answer, failure: Failure) -> str | None:
         """Look how the upload ended in Glance; as long as that is not known the failure is stored without a status."""
-        status = self._status_after()
-        if status in DATA and (answer.refusal or answer.broken):
+        now = self._image_after(answer.received)
+        arrived = now is not None and (now.status in DATA or self._is_staged(now, answer.received))
+        if arrived and (answer.refusal or answer.broken):
             claimed(LOG, self._claim).error('Glance took its data, although it did not come whole: delete the image')
-        elif status in DATA:
+        elif arrived:
             return self._stored(lambda: self._guard.succeeded(self._claim, answer.status, answer.received),
                                 names.KEPT_GUARDED)
-        ended = status is not None and status not in dead_states.HANGING
+        # Glance need not have begun yet: a server before it may hold what it got, and a backlog too.
+        untouched = now is not None and now.status == 'queued' and now.updated_at is not None and (
+            now.updated_at == self._image.updated_at)
+        ended = now is not None and not untouched and (arrived or now.status not in dead_states.HANGING)
         return self._store_failure(failure, answer.status if ended else None, answer.received)
 
-    def _status_after(self) -> str | None:
-        """The status once Glance has put the image back, or after a while; ``None`` when Glance cannot be asked."""
-        status = None
+    def _is_staged(self, now: Image, received: int) -> bool:
+        """Whether a stage has ended well: Glance then writes the size (``glance/api/v2/image_data.py``, ``stage``)."""
+        return self._claim.kind is Kind.STAGE and now.status == 'uploading' and now.size == received
+
+    def _image_after(self, received: int) -> Image | None:
+        """The image once Glance has ended the upload, or after a while; ``None`` when Glance cannot be asked."""
+        seen = None
         # Who looks at the image later meets it again.
         with Border(claimed(LOG, self._claim), 'Glance cannot be asked how it ended', GlanceUnavailable):
             for _ in range(_LOOKS):
                 # Before the first look, too: Glance may only be about to begin.
                 time.sleep(_LOOK_SECONDS)
                 now = self._images.look(self._by, self._image.image_id)
-                status = 'deleted' if now is None else now.status
-                if status not in dead_states.HANGING:
+                seen = replace(self._image, status='deleted') if now is None else now
+                if seen.status not in dead_states.HANGING or self._is_staged(seen, received):
                     break
-        return status
+        return seen
 
     def _store_failure(self, failure: Failure, status: int | None, received: int) -> str:
         shown = self._guarded and (failure.code != codes.EMPTY_RETRY)

@@ -9,14 +9,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from imgguard import glance_log
 from imgguard.about import claimed
-from imgguard.attempts import Claim, ImageRecord, Kind
+from imgguard.attempts import IMPORTS, Claim, ImageRecord, Kind
 from imgguard.errors import StoreUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Image
+from imgguard.images import Caller, Image
 from imgguard.leases import Heartbeat
 from imgguard.outcome import SUCCEEDED, Outcome, Verdict
 from imgguard.store import Store
@@ -24,7 +25,6 @@ from imgguard.tasks import DATA, KILLED, CannotLook, Seen, Tasks, judge
 
 LOG: Final = logging.getLogger(__name__)
 
-IMPORTS: Final = frozenset({Kind.IMPORT, Kind.COPY, Kind.LOCATION})
 _ACCEPTED: Final = 202
 _SEARCHES: Final = 10
 _LETTING_GO_SECONDS: Final = 5.0
@@ -36,16 +36,18 @@ class Import:
 
     :param task_id: ``None`` while the task could not be found
     :param request_ids: of the request that began it
+    :param by: who began it; ``None`` where Glance need not be asked as anybody
     """
 
     def __init__(self, kind: Kind, image: Image, claim: Claim, guarded: bool, task_id: str | None,
-                 request_ids: Collection[str | None]) -> None:
+                 request_ids: Collection[str | None], by: Caller | None = None) -> None:
         self.kind = kind
         self.image = image
         self.claim = claim
         self.guarded = guarded
         self.task_id = task_id
         self.request_ids = request_ids
+        self.by = by
         self.received = 0
         self.complained = False
         self.searches = 0
@@ -70,6 +72,7 @@ class Watch:
     :param after_failure: called with id and time of creation of an image whose import has failed
     :param stall_seconds: after so long without progress an import has failed
     :param release: takes the import lock of an image away from a task, by their ids; where nobody can, it does nothing
+    :param around: called with who began an import, for as long as it is looked at
     :param poll_seconds: between two looks
     :param clock: seconds of a clock that is never set back
     """
@@ -77,7 +80,8 @@ class Watch:
     def __init__(self, store: Store, guard: Guard, heartbeat: Heartbeat, tasks: Tasks,
                  after_failure: Callable[[str, str], None], stall_seconds: float,
                  release: Callable[[str, str], object] = lambda image_id, task_id: None, poll_seconds: float = 1.0,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic,
+                 around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()) -> None:
         self._store = store
         self._guard = guard
         self._heartbeat = heartbeat
@@ -87,6 +91,7 @@ class Watch:
         self._release = release
         self._poll = poll_seconds
         self._clock = clock
+        self._around = around
         self._lock = threading.Lock()
         # The process in which the thread runs; 0 while none does.
         self._process = 0
@@ -125,7 +130,8 @@ class Watch:
 
     def _ended(self, each: Import) -> bool:
         try:
-            return self._settled(each)
+            with nullcontext() if each.by is None else self._around(each.by):
+                return self._settled(each)
         except CannotLook as error:
             # Its claim is not renewed any more, and whoever looks at the image settles it.
             claimed(LOG, each.claim).warning('the import is followed no longer: %s', error)

@@ -14,6 +14,17 @@ NO_ANSWER: Final = 'imgguard.no_answer'
 MAX_REWRITTEN: Final = 64 * 1024 * 1024
 
 
+def unpacked(environ: Environ) -> Environ:
+    """The request with an answer asked for that is not packed: one that is cannot be read here.
+
+    Glance has a filter that packs (``glance/api/middleware/gzip.py``), and servers in front of it do (RFC 9110, section
+    12.5.3).
+    """
+    if not environ.get('HTTP_ACCEPT_ENCODING'):
+        return environ
+    return {**environ, 'HTTP_ACCEPT_ENCODING': 'identity'}
+
+
 class Captured:
     """An answer whose headers are known and whose body may be read or handed on."""
 
@@ -45,12 +56,18 @@ class Captured:
         """The value of the first header of that name."""
         return next((value for given, value in self.headers if given.lower() == name.lower()), None)
 
+    @property
+    def packed(self) -> str | None:
+        """The coding in which the body comes; ``None`` where it is plain (RFC 9110, section 8.4)."""
+        coding = self.header('Content-Encoding') or 'identity'
+        return None if coding.strip().lower() == 'identity' else coding
+
     def is_json(self) -> bool:
         """Whether the body is plain JSON of a size that is worth reading."""
-        length = self.header('Content-Length') or ''
-        return ((self.header('Content-Type') or '').startswith('application/json')
-                and self.header('Content-Encoding') is None
-                and length.isdigit() and int(length) <= MAX_REWRITTEN)
+        if self.packed is not None or not (self.header('Content-Type') or '').startswith('application/json'):
+            return False
+        length = self.header('Content-Length')
+        return self._is_short() if length is None else length.isdigit() and int(length) <= MAX_REWRITTEN
 
     def body(self) -> bytes:
         """The whole body; what is below is closed."""
@@ -84,6 +101,23 @@ class Captured:
         if not self._written:
             return self._iterable
         return _Rest(self._written, self._chunks, self.close)
+
+    def _is_short(self) -> bool:
+        """Whether a body that does not say how long it is, for a server between here and Glance may send it in chunks.
+
+        What is read of it is sent all the same.
+        """
+        size = sum(map(len, self._written))
+        try:
+            for chunk in self._chunks:
+                self._written.append(chunk)
+                size += len(chunk)
+                if size > MAX_REWRITTEN:
+                    return False
+        except BaseException:
+            self.close()
+            raise
+        return True
 
     def _start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
         self.status_line, self.headers, self._exc_info = status, list(headers), exc_info

@@ -8,6 +8,7 @@
         assert backend.received[0].line == b'GET /v2/images HTTP/1.1'
 """
 
+import gzip
 import os
 import socket
 import ssl
@@ -24,15 +25,21 @@ from types import TracebackType
 from typing import Any, Self
 from wsgiref.util import setup_testing_defaults
 
+from cheroot import wsgi
+from paste.deploy import loadapp  # type: ignore[import-untyped]
+from webtest import TestApp
+
 from demo.private_glance import script
 from demo.server import HOST, Kind, free_port
 from imgguard import servers
 from imgguard.body import BodyReader, framing
 from imgguard.digests import Digests
 from imgguard.proxy import Edge, Proxy
-from imgguard.wsgi import Application, Environ, Headers
+from imgguard.wsgi import Application, Captured, Environ, Headers
+from tests.harness import IDENTITY
 from tests.sockets import TIMEOUT_SECONDS, eventually
 
+SAMPLE = Path(__file__).parent.parent / 'etc' / 'imgguard-proxy-paste.ini'
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok'
 
 
@@ -252,6 +259,69 @@ def call(application: Application, method: str, path: str, body: bytes | Any = b
             result.close()
     [(status, headers)] = began
     return Answered(status, headers, content, given)
+
+
+# The guard in it
+
+
+def sample(folder: Path, glance_url: str, pipeline: str = 'authtoken imgguard', **options: str) -> TestApp:
+    """The sample paste file with this pipeline in it, and more options of the proxy; its store is in the folder."""
+    text = SAMPLE.read_text().replace('pipeline = http_proxy_to_wsgi authtoken imgguard', f'pipeline = {pipeline}')
+    text = text.replace('keystonemiddleware.auth_token:filter_factory', IDENTITY)
+    text = text.replace('http://127.0.0.1:9293', options.pop('backend_url', glance_url))
+    more = ''.join(f'\n{name} = {value}' for name, value in options.items())
+    text = text.replace('sqlite:////var/lib/imgguard/imgguard.db', f'sqlite:///{folder}/imgguard.db{more}')
+    (folder / 'paste.ini').write_text(text)
+    return TestApp(loadapp(f'config:{folder}/paste.ini'))
+
+
+class Between:
+    """A server between the proxy and Glance.
+
+    :ivar away: whether it cannot reach Glance
+    :ivar packs: given the Accept-Encoding of a request, tells whether its answer is packed
+    :ivar loses: tells of a request whether it is kept from Glance (``before``) or its answer from the proxy (``after``)
+    :ivar asked: method, path and token of all requests
+    """
+
+    def __init__(self, glance_url: str) -> None:
+        self.away = False
+        self.packs: Callable[[str], bool] = lambda accepted: False
+        self.loses: Callable[[Environ], str | None] = lambda environ: None
+        self.asked: list[tuple[str, str, str]] = []
+        self._ended = threading.Event()
+        self._proxy = Proxy(glance_url, 5, 30)
+        self._server = wsgi.Server((HOST, 0), self._answer, numthreads=8, shutdown_timeout=1)
+        self._server.prepare()
+        threading.Thread(target=self._server.serve, daemon=True).start()
+        self.url = f'http://{HOST}:{self._server.bind_addr[1]}'
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._server.stop()
+        self._proxy.close()
+
+    def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self.asked.append((environ['REQUEST_METHOD'], environ['PATH_INFO'], environ.get('HTTP_X_AUTH_TOKEN', '')))
+        loses = self.loses(environ)
+        if loses == 'before':
+            self._ended.wait(TIMEOUT_SECONDS)
+        if self.away or loses == 'before':
+            start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
+            return []
+        answer = Captured(self._proxy, environ)
+        if loses == 'after':
+            answer.body()
+            self._ended.wait(TIMEOUT_SECONDS)
+        if self.packs(environ.get('HTTP_ACCEPT_ENCODING', '')) and (body := answer.body()):
+            answer.replace(gzip.compress(body))
+            answer.headers.append(('Content-Encoding', 'gzip'))
+        return answer.send(start_response)
 
 
 # Real servers

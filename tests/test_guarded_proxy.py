@@ -1,24 +1,19 @@
 """The guard in the proxy, as the sample paste file puts it together, in front of a real Glance that has no guard."""
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
-from cheroot import wsgi
-from paste.deploy import loadapp  # type: ignore[import-untyped]
 from webtest import TestApp
 
-from demo.server import HOST, Kind, Server
+from demo.server import Kind, Server
 from imgguard.errors import ConfigurationError
-from imgguard.proxy import Proxy
 from tests import conftest
-from tests.harness import IDENTITY
 from tests.identity import admin_token, reader_token, token
+from tests.proxying import Between, sample
 from tests.uploading import ERROR, KEEP, KEPT, Body, Images, new_project
 
-SAMPLE = Path(__file__).parent.parent / 'etc' / 'imgguard-proxy-paste.ini'
 PRIVATE = {'visibility': 'private'}
 DATA = b'data of an image' * 100
 
@@ -32,16 +27,8 @@ def glance(start_module_server: conftest.StartServer) -> Server:
 
 @pytest.fixture
 def load(glance: Server, tmp_path: Path) -> Load:
-    """``load(pipeline=, **options)``: the sample with this pipeline in it, and more options of the proxy."""
-    def load(pipeline: str = 'authtoken imgguard', **options: str) -> TestApp:
-        text = SAMPLE.read_text().replace('pipeline = http_proxy_to_wsgi authtoken imgguard', f'pipeline = {pipeline}')
-        text = text.replace('keystonemiddleware.auth_token:filter_factory', IDENTITY)
-        text = text.replace('http://127.0.0.1:9293', options.pop('backend_url', glance.url))
-        more = ''.join(f'\n{name} = {value}' for name, value in options.items())
-        text = text.replace('sqlite:////var/lib/imgguard/imgguard.db', f'sqlite:///{tmp_path}/imgguard.db{more}')
-        (tmp_path / 'paste.ini').write_text(text)
-        return TestApp(loadapp(f'config:{tmp_path}/paste.ini'))
-    return load
+    """``load(pipeline=, **options)``: see :func:`tests.proxying.sample`."""
+    return partial(sample, tmp_path, glance.url)
 
 
 def test_the_story(load: Load) -> None:
@@ -136,39 +123,68 @@ def test_a_version_in_the_media_type_is_no_way_round(load: Load) -> None:
     assert images.show(image_id)['status'] == 'error'
 
 
-class Flaky:
-    """A backend that goes away in the middle."""
-
-    def __init__(self, glance: Server) -> None:
-        self._glance = glance
-        self.away = False
-        self.server = wsgi.Server((HOST, 0), self, numthreads=4)
-        self.server.prepare()
-        threading.Thread(target=self.server.serve, daemon=True).start()
-        self._proxy = Proxy(glance.url, 5, 30)
-
-    @property
-    def url(self) -> str:
-        return f'http://{HOST}:{self.server.bind_addr[1]}'
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if self.away:
-            start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
-            return []
-        return self._proxy(environ, start_response)
+@pytest.mark.parametrize('path', ['/v2/x/../images/{}/file', '/v2/images/./{}/file', '/v2/images/{}/file/../file'])
+def test_a_path_that_leads_elsewhere_is_no_way_round(load: Load, path: str) -> None:
+    """uWSGI in front of Glance resolves dot segments."""
+    images = Images(load(), token('alice', new_project()))
+    image_id = images.in_error()
+    refused = images.request('PUT', path.format(image_id), {'Content-Type': 'application/octet-stream'}, DATA)
+    assert refused.status_int == 400
+    assert len(images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']) == 1
+    assert images.show(image_id)['status'] == 'error'
 
 
 @pytest.fixture
-def flaky(glance: Server) -> Iterator[Flaky]:
-    backend = Flaky(glance)
-    yield backend
-    backend.server.stop()
+def between(glance: Server) -> Iterator[Between]:
+    with Between(glance.url) as backend:
+        yield backend
 
 
-def test_while_glance_is_away_every_answer_is_its_own(load: Load, flaky: Flaky) -> None:
-    images = Images(load(backend_url=flaky.url), token('alice', new_project()))
+def test_what_packs_between_the_proxy_and_glance_hides_no_error(load: Load, between: Between) -> None:
+    packed: list[bool] = []
+
+    def packs(accepted: str) -> bool:
+        packed.append('gzip' in accepted)
+        return packed[-1]
+
+    between.packs = packs
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    accepts = {'Accept-Encoding': 'gzip, deflate'}
+    image_id = images.create({**KEEP, **accepts}).json['id']
+    images.upload_cut(image_id, headers=accepts)
+    shown = images.request('GET', f'/v2/images/{image_id}', accepts)
+    assert shown.json['status'] == 'error'
+    for query in ('', '?status=error'):
+        [image] = images.request('GET', f'/v2/images{query}', accepts).json['images']
+        assert image['status'] == 'error'
+    assert not any(packed)
+    # Data is the client's affair.
+    assert images.upload(image_id, DATA).status_int == 204
+    assert images.download(image_id, accepts).body == DATA
+    assert packed[-1]
+
+
+def test_what_packs_unasked_is_told_to_whom_it_would_hide_an_error(load: Load, between: Between) -> None:
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    sound = images.created()
+    between.packs = lambda accepted: True
+    assert images.show(sound)['status'] == 'queued'
+    assert images.listed('') == [sound]
+    unknown = images.create(KEEP)
+    assert (unknown.status_int, unknown.headers[KEPT]) == (201, 'unavailable')
+    between.packs = lambda accepted: False
     image_id = images.in_error()
-    flaky.away = True
+    between.packs = lambda accepted: True
+    for path in (f'/v2/images/{image_id}', '/v2/images', '/v2/images?status=error'):
+        answer = images.request('GET', path)
+        assert answer.status_int == 502 and 'packed although it was asked for unpacked' in answer.text, path
+    assert images.show(sound)['status'] == 'queued'
+
+
+def test_while_glance_is_away_every_answer_is_its_own(load: Load, between: Between) -> None:
+    images = Images(load(backend_url=between.url), token('alice', new_project()))
+    image_id = images.in_error()
+    between.away = True
     for method, path, document in (
             ('PUT', f'/v2/images/{image_id}/file', None), ('DELETE', f'/v2/images/{image_id}', None),
             ('GET', f'/v2/images/{image_id}', None), ('GET', f'/v2/images/{image_id}/file', None),
@@ -180,7 +196,7 @@ def test_while_glance_is_away_every_answer_is_its_own(load: Load, flaky: Flaky) 
         assert answer.status_int == 503, (method, path)
     unknown = images.request('GET', f'/v2/images/{image_id}/attempts')
     assert unknown.status_int == 500 and 'try again later' in unknown.text
-    flaky.away = False
+    between.away = False
     assert images.show(image_id)['status'] == 'error'
     assert images.upload(image_id, DATA).status_int == 204
 

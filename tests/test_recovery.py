@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 from webob import Request
 
 from imgguard.admission import Admission
-from imgguard.attempts import Claim, Failure, Kind, NewAttempt
+from imgguard.attempts import Claim, Failure, Kind, NewAttempt, State
 from imgguard.glance_tasks import GlanceTasks
 from imgguard.guard import Guard
 from imgguard.glance_images import GlanceImages
@@ -25,7 +24,7 @@ from imgguard.workers import HOST, Workers
 from imgguard.wsgi import Headers
 from tests.harness import InProcessGlance
 from tests.identity import token
-from tests.uploading import KEEP, Body, Images, Pipelines, new_project
+from tests.uploading import KEEP, Body, Images, Pipelines, new_project, silence
 
 DATA = b'data of an image' * 8192
 UPLOAD = NewAttempt(Kind.UPLOAD, True, 'req-1', 'alice', 'red', 'another-host', 'another-host:1:abcd', None)
@@ -113,16 +112,7 @@ class Lost:
 
     def silent_for(self, seconds: float) -> None:
         """Let the last sign of life be so long ago, and another worker have lived all the while."""
-        engine = create_engine(self._pipelines.connection)
-        now = "((julianday('now') - 2440587.5) * 86400.0)"
-        with engine.begin() as connection:
-            connection.execute(text(f'UPDATE imgguard_images SET running_at = {now} - :s WHERE "key" = :key '
-                                    'AND running_number IS NOT NULL'), {'s': seconds, 'key': self.claim.key})
-            connection.execute(text(f'UPDATE imgguard_attempts SET updated_at = {now} - :s WHERE image_key = :key'),
-                               {'s': seconds, 'key': self.claim.key})
-            connection.execute(text('INSERT OR REPLACE INTO imgguard_workers (worker, host, since, seen_at) '
-                                    f"VALUES ('witness', 'here', {now} - :s - 100, {now})"), {'s': seconds})
-        engine.dispose()
+        silence(self._pipelines.connection, self.claim, seconds)
 
 
 def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
@@ -142,6 +132,24 @@ def test_lost_is_enough_to_show_the_error_and_not_to_clear_away(
     assert images.show(image_id)['status'] == 'error'
     assert glances_status(pipelines, images, image_id) == 'queued'
     assert_works_again(images, files, image_id)
+
+
+def test_an_import_that_glance_may_still_work_on_is_not_given_up_for_a_retry(
+    pipelines: Pipelines, images: Images,
+) -> None:
+    image_id = images.in_error()
+    lost = Lost(pipelines, images, image_id, replace(UPLOAD, kind=Kind.IMPORT, handed_on=True))
+    lost.silent_for(3500)
+    refused = images.upload(image_id, DATA)
+    assert refused.status_int == 409 and 'Glance may still be working on another import' in refused.text
+    declared = images.patch(image_id, {'op': 'replace', 'path': '/status', 'value': 'error'})
+    assert declared.status_int == 409
+    assert images.show(image_id)['status'] == 'saving'
+    assert [each.state for each in pipelines.attempts(image_id)] == [State.FAILED, State.RUNNING]
+    lost.silent_for(3700)
+    assert images.show(image_id)['os_glance_image_error_code'] == 'import_failed'
+    lost.silent_for(3700)
+    assert images.upload(image_id, DATA).status_int == 204
 
 
 def test_no_number_of_declarations_opens_the_fence(pipelines: Pipelines, images: Images) -> None:

@@ -13,7 +13,7 @@ from oslo_config import cfg, types
 
 from imgguard.errors import ConfigurationError
 from imgguard.opts import OPTIONS
-from imgguard.settings import Settings, mask_password, resolve
+from imgguard.settings import Settings, mask_password, resolve, resolve_proxy
 
 SECTION = '[filter:imgguard] of paste.ini'
 
@@ -346,3 +346,19 @@ def test_the_type_of_a_field_is_that_of_its_option(opt: cfg.Opt) -> None:
 @pytest.mark.parametrize('opt', OPTIONS, ids=lambda opt: opt.name)
 def test_each_option_is_explained_in_sentences(opt: cfg.Opt) -> None:
     assert opt.help is not None and re.match(r'[A-Z].+\.$', opt.help, re.DOTALL)
+
+
+@pytest.mark.parametrize('url', [
+    'http://user:secret@host/', 'http://secret@host', 'ftp://host', 'host:9292', 'http://', 'http://host:x',
+    'http://host:65536', 'http://[:::]', 'http://h\xf6st', 'http://host/?secret', 'http://host/#secret',
+    'http://host/a b'])
+def test_a_backend_that_cannot_be_used(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="option 'backend_url' in the test") as raised:
+        resolve_proxy({'backend_url': url}, 'the test')
+    assert 'secret' not in str(raised.value)
+
+
+@pytest.mark.parametrize('url', [
+    'http://host', 'https://host:9292', 'HTTP://glance_1.example.org:65535/image/', 'http://[::1]:80/a%20b/c'])
+def test_a_backend(url: str) -> None:
+    assert resolve_proxy({'backend_url': url}, 'the test')[1].backend_url == url

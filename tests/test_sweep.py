@@ -1,6 +1,7 @@
 """The sweep: what is due is settled exactly once, by how many sweeps at a time it may be; time is the test's."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -109,6 +110,22 @@ def test_a_lost_copy_puts_its_image_not_in_error(store: Store, time: Time, sweep
     elapse(store, time, SILENCE + 30)
     assert sweeper.run_once() == Counts(lost=1)
     assert (code_of(store, 'image'), store.attempts(claim.key, 1)[0].state) == (None, State.LOST)
+
+
+def test_an_import_that_goes_on_elsewhere_is_lost_when_it_has_stalled(
+    settings: Settings, store: Store, time: Time,
+) -> None:
+    with closing(Store(settings.connection, LEASE, clock=lambda: literal(time.seconds, Double()),
+                       stall_seconds=settings.import_stall_seconds)) as proxys:
+        begun(proxys, new=replace(UPLOAD, kind=Kind.IMPORT, handed_on=True))
+        begun(proxys, 'upload', replace(UPLOAD, handed_on=True))
+        elapse(proxys, time, SILENCE + 30)
+        sweeper = Sweep(proxys, settings, time, time)
+        assert sweeper.run_once() == Counts(lost=1)
+        assert [code_of(proxys, each) for each in ('image', 'upload')] == [None, 'worker_lost']
+        elapse(proxys, time, settings.import_stall_seconds)
+        assert sweeper.run_once() == Counts(lost=1)
+        assert code_of(proxys, 'image') == 'worker_lost'
 
 
 def test_one_run_alone_takes_no_outage_for_a_death(store: Store, time: Time, sweeper: Sweep) -> None:

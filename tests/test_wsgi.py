@@ -187,11 +187,40 @@ def test_another_body_comes_with_its_own_length() -> None:
     ({'Content-Type': 'application/json; charset=UTF-8', 'Content-Length': '2'}, True),
     ({'Content-Type': 'application/json', 'Content-Length': str(MAX_REWRITTEN)}, True),
     ({'Content-Type': 'application/json', 'Content-Length': str(MAX_REWRITTEN + 1)}, False),
-    ({'Content-Type': 'application/json'}, False),
+    ({'Content-Type': 'application/json'}, True),
     ({'Content-Type': 'application/json', 'Content-Length': 'x'}, False),
     ({'Content-Type': 'application/json', 'Content-Length': '2', 'Content-Encoding': 'gzip'}, False),
+    ({'Content-Type': 'application/json', 'Content-Length': '2', 'Content-Encoding': 'Identity'}, True),
     ({'Content-Type': 'text/plain', 'Content-Length': '2'}, False),
     ({'Content-Length': '2'}, False),
 ])
 def test_what_is_json_worth_reading(headers: dict[str, str], is_json: bool) -> None:
     assert Captured(app([b'{}'], list(headers.items())), {}).is_json() is is_json
+
+
+def test_of_json_without_a_length_no_more_is_read_than_is_worth_it() -> None:
+    headers = [('Content-Type', 'application/json')]
+    block, read = bytes(MAX_REWRITTEN // 2), []
+
+    def chunks() -> Iterator[bytes]:
+        for number in range(4):
+            read.append(number)
+            yield block
+
+    body = Closable(chunks())
+    answer = Captured(app(body, headers), {})
+    assert not answer.is_json()
+    assert read == [0, 1, 2]
+    assert len(Client().receive(answer)) == 4 * len(block)
+    assert body.closed == 1
+
+
+def test_json_without_a_length_that_breaks_off_is_closed() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{'
+        raise OSError('gone')
+
+    body = Closable(chunks())
+    with pytest.raises(OSError, match='gone'):
+        Captured(app(body, [('Content-Type', 'application/json')]), {}).is_json()
+    assert body.closed == 1

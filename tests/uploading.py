@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from sqlalchemy import create_engine, text
 from webtest import TestApp, TestResponse
 
-from imgguard.attempts import ImageRecord
+from imgguard.attempts import Claim, ImageRecord
 from imgguard.store import AttemptRow, Store
 from tests.harness import InProcessGlance
 from tests.identity import token
@@ -219,6 +220,23 @@ class Pipelines:
         """The history of an image, the oldest attempt first."""
         record = self.record(image_id)
         return [] if record is None else self.store.attempts(record.key, 100)[::-1]
+
+
+def silence(connection: str, claim: Claim, seconds: float) -> None:
+    """Let the last sign of life of an attempt be so long ago, and another worker have lived all the while.
+
+    :param connection: the guard's store, on SQLite
+    """
+    engine = create_engine(connection)
+    now = "((julianday('now') - 2440587.5) * 86400.0)"
+    with engine.begin() as opened:
+        opened.execute(text(f'UPDATE imgguard_images SET running_at = {now} - :s WHERE "key" = :key '
+                            'AND running_number IS NOT NULL'), {'s': seconds, 'key': claim.key})
+        opened.execute(text(f'UPDATE imgguard_attempts SET updated_at = {now} - :s WHERE image_key = :key'),
+                       {'s': seconds, 'key': claim.key})
+        opened.execute(text('INSERT OR REPLACE INTO imgguard_workers (worker, host, since, seen_at) '
+                            f"VALUES ('witness', 'here', {now} - :s - 100, {now})"), {'s': seconds})
+    engine.dispose()
 
 
 def new_project() -> str:

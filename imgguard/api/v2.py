@@ -60,12 +60,12 @@ def error_of(image: Json, records: Mapping[tuple[str, str], ImageRecord]) -> tup
     """The verdict this image shows now, if it is in error.
 
     An image that has data is never in error, whatever the store says; nor is one
-    while a newer attempt is alive.
+    while a newer attempt is alive, or may go on without its worker.
     """
     record = records.get((image['id'], image['created_at']))
     if record is None or record.error is None or image['status'] not in ERROR_STATUSES:
         return None
-    if record.running is not None and record.running.alive:
+    if record.running is not None and record.running.holds:
         return None
     return record, record.error
 

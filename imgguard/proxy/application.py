@@ -11,9 +11,10 @@ from imgguard.body import Refused
 from imgguard.errors import ImgguardError
 from imgguard.proxy.backend import Backend, Message
 from imgguard.proxy.headers import of_answer, of_request
+from imgguard.proxy.own import own
 from imgguard.proxy.sending import BadRequest, sending
 from imgguard.proxy.target import target
-from imgguard.wsgi import NO_ANSWER, Environ, StartResponse
+from imgguard.wsgi import Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ class Proxy:
     be reached or breaks, and 504 where it is silent; they set :data:`imgguard.wsgi.NO_ANSWER` in the environ.
     Redirects are not followed and nothing is unpacked.
 
-    :param backend_url: ``http://host:port`` or ``https://…``, with a path in front of all others if there is one
+    :param backend_url: ``http://host:port`` or ``https://…``, with a path in front of all others if there is one, as
+        :mod:`imgguard.settings` has judged it
     :param connect_timeout: seconds for a connection, and for TLS on it
     :param read_timeout: seconds for which the backend may be silent, or take nothing of a body
     :param forward_identity: whether the headers pass by which ``authtoken`` tells who the caller is
     :param cafile: the authorities that a backend with https is verified with; ``None`` for those of the system
     :param insecure: do not verify it at all
-    :raises imgguard.errors.ConfigurationError: the URL or the file cannot be used
+    :raises imgguard.errors.ConfigurationError: the file cannot be used
     """
 
     def __init__(self, backend_url: str, connect_timeout: float, read_timeout: float, forward_identity: bool = False,
@@ -53,11 +55,11 @@ class Proxy:
         try:
             response = self._backend.send(self._message(environ))
         except (Refused, BadRequest) as refused:
-            return _own(HTTPStatus.BAD_REQUEST, str(refused), environ, start_response)
+            return own(HTTPStatus.BAD_REQUEST, str(refused), environ, start_response)
         except httpcore.LocalProtocolError:
             # Its text repeats what is wrong, which may be a token.
-            return _own(HTTPStatus.BAD_REQUEST, 'The request cannot be sent on: HTTP does not allow its method or '
-                        'one of its headers.', environ, start_response)
+            return own(HTTPStatus.BAD_REQUEST, 'The request cannot be sent on: HTTP does not allow its method or '
+                       'one of its headers.', environ, start_response)
         except httpcore.TimeoutException as error:
             why = self._unconnected if isinstance(error, httpcore.ConnectTimeout) else self._silent
             return self._unanswered(HTTPStatus.GATEWAY_TIMEOUT, why, error, environ, start_response)
@@ -99,7 +101,7 @@ class Proxy:
     def _unanswered(self, status: HTTPStatus, why: str, error: Exception, environ: Environ,
                     start_response: StartResponse) -> Iterable[bytes]:
         LOG.warning('the backend %s %s: %s', self._backend.origin.authority, why, error or type(error).__name__)
-        return _own(status, f'The image service behind this proxy {why}.', environ, start_response)
+        return own(status, f'The image service behind this proxy {why}.', environ, start_response)
 
 
 class _Answer:
@@ -120,14 +122,6 @@ class _Answer:
     def close(self) -> None:
         """Leave the connection to the next request, or break it."""
         self._response.close()
-
-
-def _own(status: HTTPStatus, message: str, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    environ[NO_ANSWER] = True
-    body = f'{message}\n'.encode()
-    start_response(f'{status.value} {status.phrase}',
-                   [('Content-Type', 'text/plain; charset=utf-8'), ('Content-Length', str(len(body)))])
-    return [] if environ['REQUEST_METHOD'] == 'HEAD' else [body]
 
 
 def _phrase(status: int) -> str:

@@ -48,7 +48,8 @@ class Message:
 class Backend:
     """One backend, and this process's connections to it.
 
-    Connections are never carried over a fork. A connection that was closed while it was idle is replaced.
+    Its URL is one that :mod:`imgguard.settings` has judged. Connections are never carried over a fork. A connection
+    that was closed while it was idle is replaced.
     """
 
     def __init__(self, url: str, connect_timeout: float, read_timeout: float, cafile: str | None,
@@ -124,16 +125,8 @@ class _Blocks:
 
 
 def _parsed(url: str) -> tuple[Origin, bytes, int | None]:
-    try:
-        parsed = urlsplit(url)
-        host, port = (parsed.hostname or '').encode('ascii'), parsed.port
-    except ValueError:
-        host, port = b'', None
-    if not host or parsed.scheme not in ('http', 'https') or '@' in parsed.netloc:
-        # What it is instead is not repeated: it may hold a password.
-        raise ConfigurationError('imgguard: option backend_url is not the URL of a backend; give one like '
-                                 'http://host:9292, without a user or a password')
-    return Origin(parsed.scheme, parsed.netloc, parsed.path.rstrip('/')), host, port
+    parsed = urlsplit(url)
+    return Origin(parsed.scheme, parsed.netloc, parsed.path.rstrip('/')), (parsed.hostname or '').encode(), parsed.port
 
 
 def _context(cafile: str | None, insecure: bool) -> ssl.SSLContext:

@@ -2,16 +2,22 @@
 
 * A request whose target is a whole URL is one for its path (RFC 9112, section 3.2.2). uWSGI leaves it in PATH_INFO,
   where nothing that goes by the path would know it.
+* A path of which servers make different ones is refused: what is recognised here must be what Glance does.
 * uWSGI ends an answer without a length by closing the connection, so that one that broke off looks complete; here it
   is sent in chunks (RFC 9112, section 7.1). Other servers do that by themselves.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
 from typing import Any, Final
 
 from imgguard import servers
-from imgguard.proxy.target import origin_form
+from imgguard.proxy.own import own
+from imgguard.proxy.target import ambiguous, origin_form
 from imgguard.wsgi import Application, Environ, Headers, StartResponse
+
+_AMBIGUOUS: Final = ('The path of the request can be understood in several ways. Send it without the segments "." and '
+                     '"..", without an escaped slash (%2F), and a % that is meant as such as %25.')
 
 
 class Edge:
@@ -22,6 +28,8 @@ class Edge:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """Answer as WSGI asks for."""
+        if ambiguous(environ):
+            return own(HTTPStatus.BAD_REQUEST, _AMBIGUOUS, environ, start_response)
         path = str(environ.get('PATH_INFO') or '')
         if not path.startswith('/'):
             below = origin_form(path)

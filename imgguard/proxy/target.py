@@ -5,12 +5,13 @@ then these count. The servers give the raw target in REQUEST_URI (uWSGI, cheroot
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 _ABSOLUTE: Final = re.compile(rb'[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*')
 _ESCAPED_SLASH: Final = re.compile(rb'%2[fF]')
+_NO_ESCAPE: Final = re.compile(rb'%(?![0-9a-fA-F]{2})')
 _UNSENDABLE: Final = re.compile(rb'[^\x21-\x7e]')
 # RFC 3986, section 3.3: what a path segment may hold as it is, and the slash between them.
 _IN_PATH: Final = "/:@!$&'()*+,;="
@@ -26,12 +27,25 @@ def target(environ: Mapping[str, Any], prefix: bytes = b'') -> bytes:
     raw = _bytes(environ, 'REQUEST_URI') or _bytes(environ, 'RAW_URI')
     if environ.get('REQUEST_METHOD') == 'OPTIONS' and raw == b'*' and path in (b'*', b'/*') and not prefix:
         return b'*'
-    raw_path, mark, raw_query = _without_authority(raw).partition(b'#')[0].partition(b'?')
-    below = _below(raw_path, _bytes(environ, 'SCRIPT_NAME'), path)
+    _, mark, raw_query = raw.partition(b'#')[0].partition(b'?')
+    below = _below(_path(raw), _bytes(environ, 'SCRIPT_NAME'), path)
     if below is not None and raw_query == query:
         return prefix + _escaped(below + mark + raw_query)
     plain = prefix + quote(path, safe=_IN_PATH).encode() or b'/'
     return plain + (b'?' + _escaped(query) if query else b'')
+
+
+def ambiguous(environ: Mapping[str, Any]) -> bool:
+    """Whether the server behind the proxy may make another path of the target than the one in front of it.
+
+    Of a dot segment uWSGI makes the path it leads to, where its dots are not escaped; eventlet, gunicorn and cheroot
+    leave it. Of an escaped slash all but cheroot make a slash. Of a ``%`` that begins no escape uWSGI makes a null
+    byte, or nothing at the end of the path, and the others leave it. Each would be a way round the guard.
+    """
+    raw = _path(_bytes(environ, 'REQUEST_URI') or _bytes(environ, 'RAW_URI'))
+    segments = (*unquote_to_bytes(raw).split(b'/'), *_bytes(environ, 'PATH_INFO').split(b'/'))
+    return (_ESCAPED_SLASH.search(raw) is not None or _NO_ESCAPE.search(raw) is not None
+            or any(segment in (b'.', b'..') for segment in segments))
 
 
 def origin_form(path: str) -> str | None:
@@ -43,12 +57,11 @@ def origin_form(path: str) -> str | None:
     return None if match is None else path[match.end():] or '/'
 
 
-def _without_authority(raw: bytes) -> bytes:
-    match = _ABSOLUTE.match(raw)
-    if match is None:
-        return raw
-    rest = raw[match.end():]
-    return rest if rest.startswith(b'/') else b'/' + rest
+def _path(raw: bytes) -> bytes:
+    """The path of a raw target, which may be a whole URL."""
+    path = raw.partition(b'#')[0].partition(b'?')[0]
+    match = _ABSOLUTE.match(path)
+    return path if match is None else path[match.end():] or b'/'
 
 
 def _below(raw: bytes, script: bytes, path: bytes) -> bytes | None:
@@ -57,7 +70,7 @@ def _below(raw: bytes, script: bytes, path: bytes) -> bytes | None:
         return None
     # A gateway in front may have cut the mount point off what it sent on (oslo.middleware's http_proxy_to_wsgi).
     for below in (_cut(raw, script), raw):
-        if below is not None and path in _meanings(below):
+        if below is not None and unquote_to_bytes(below) == path:
             return below
     return None
 
@@ -71,30 +84,6 @@ def _cut(raw: bytes, script: bytes) -> bytes | None:
             return None
         position += length
     return raw[position:]
-
-
-def _meanings(raw: bytes) -> Iterator[bytes]:
-    """What servers make of a raw path.
-
-    cheroot leaves an escaped slash as it is (``cheroot/server.py``, ``QUOTED_SLASH_REGEX``); uWSGI resolves dot
-    segments (RFC 3986, section 5.2.4).
-    """
-    yield unquote_to_bytes(raw)
-    yield b'%2F'.join(unquote_to_bytes(part) for part in _ESCAPED_SLASH.split(raw))
-    yield _resolved(unquote_to_bytes(raw))
-
-
-def _resolved(path: bytes) -> bytes:
-    kept: list[bytes] = []
-    segments = path.split(b'/')[1:]
-    for segment in segments:
-        if segment == b'..':
-            del kept[-1:]
-        elif segment != b'.':
-            kept.append(segment)
-    if segments and segments[-1] in (b'.', b'..'):
-        kept.append(b'')
-    return b'/' + b'/'.join(kept)
 
 
 def _escaped(raw: bytes) -> bytes:

@@ -32,7 +32,7 @@ class Claims:
 
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
               instead_of: int | None) -> Claim | Busy:
-        """Claim the image, unless another attempt on it is alive or its remains are being cleared away."""
+        """Claim the image, unless another attempt holds it or its remains are being cleared away."""
         return self._rows.write(
             image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new, instead_of))
 

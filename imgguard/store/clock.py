@@ -51,10 +51,12 @@ class Clock:
     :param source: gives the SQL expression of the present time; ``None`` for the database's own
     :param lease: seconds; every worker gives a sign of life each third of it
     :param skew: seconds that a sign of life may be late
+    :param stall: seconds of silence after which an import has failed that is done elsewhere
     """
 
-    def __init__(self, source: Source | None, lease: float, skew: float) -> None:
+    def __init__(self, source: Source | None, lease: float, skew: float, stall: float) -> None:
         self._source = source
+        self.stall: Final = stall
         #: Seconds without a sign of life after which an attempt may be lost.
         self.silence: Final = lease + skew
         #: For how many seconds a worker must have reached the store without a gap that hides an outage, to prove

@@ -93,9 +93,9 @@ class Rows:
         return self._held(connection, connection.execute(self._sql.by_key(), {'of_key': key}).first())
 
     def without_silent(self, connection: Connection, held: Held) -> Held:
-        """The image after its running attempt, if that is not alive, was ended as lost."""
+        """The image after its running attempt, if that does not hold it any more, was ended as lost."""
         running = held.record.running
-        if running is None or running.alive:
+        if running is None or running.holds:
             return held
         self.lose(connection, held.record.key, running)
         now = self.by_key(connection, held.record.key)
@@ -185,7 +185,7 @@ class Rows:
         if running is not None and row.silent_for > self._clock.silence:
             moment = connection.execute(self._sql.proven()).scalar()
             proven = moment is not None and row.running_at <= moment
-        known = record(row, proven, facts.get(running, _NO_FACTS), facts.get(shown, _NO_FACTS), self._clock.silence)
+        known = record(row, proven, facts.get(running, _NO_FACTS), facts.get(shown, _NO_FACTS), self._clock)
         return Held(known, bool(row.clearing))
 
 

@@ -116,7 +116,7 @@ class Lookups:
     def _known(self, statement: Select[Any], parameters: dict[str, Any]) -> list[ImageRecord]:
         # The facts of the two attempts stand behind the row, and whether the running one had its chance.
         return [record(row[:-2 * FACTS - 1], row[-1], row[-2 * FACTS - 1:-FACTS - 1], row[-FACTS - 1:-1],
-                       self._clock.silence) for row in self._rows(statement, parameters)]
+                       self._clock) for row in self._rows(statement, parameters)]
 
     def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return self._database.read(lambda connection: connection.execute(statement, parameters).all())

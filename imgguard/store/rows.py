@@ -7,7 +7,8 @@ from typing import Any, Final
 from sqlalchemy import Column, ColumnElement, Connection, FromClause, Insert, Table
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from imgguard.attempts import ErrorState, ImageRecord, Kind, Running, State
+from imgguard.attempts import IMPORTS, ErrorState, ImageRecord, Kind, Running, State
+from imgguard.store.clock import Clock
 from imgguard.store.models import attempts, images
 
 # The order is that in which record() takes them.
@@ -68,13 +69,13 @@ def facts(table: FromClause) -> tuple[ColumnElement[Any], ...]:
 
 
 def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], shown: Sequence[Any],
-           silence: float) -> ImageRecord:
+           clock: Clock) -> ImageRecord:
     """The value of a row of :data:`RECORD_COLUMNS` followed by what :meth:`imgguard.store.clock.Clock.judged` adds.
 
     :param proven: whether its running attempt had its chance to give another sign of life
     :param running: the :func:`facts` of that attempt, if there is one
     :param shown: those of the attempt whose verdict is shown, if there is one
-    :param silence: seconds without a sign of life after which an attempt may be lost
+    :param clock: tells how long silence may last
     """
     (key, image_id, created_at, owner, keep, count, give_up_at, deleted_at, last_number, cleared_number, remains_at,
      error_number, code, text, error_at, request_id, received, running_number, guarded, since, _, silent_for, overdue,
@@ -86,9 +87,10 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
                            host, worker, state == State.FAILED.value)
     if running_number is not None:
         kind, _, _, _, host, worker, task_id, handed_on = running
-        alive = silent_for <= silence or not proven
+        alive = silent_for <= clock.silence or not proven
+        goes_on = bool(handed_on) and kind in IMPORTS and silent_for < clock.stall
         holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for,
-                         bool(handed_on))
+                         bool(handed_on), goes_on)
     return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, holder,
                        deleted_at is not None, last_number, cleared_number, remains_at is not None)
 

@@ -34,13 +34,15 @@ class Store:
     :param clock: gives the SQL expression of the present time; ``None`` for the database's own
     :param with_events: whether what happens to images is put into the outbox, to be published
     :param observer: is told what this object has committed, and its errors
+    :param stall_seconds: how long an import that Glance may work on without its worker (``handed_on``) holds its image
+        after its last sign of life
     :raises imgguard.errors.ConfigurationError: the URL cannot be used; the text names the option and the remedy
     """
 
     def __init__(self, url: str, lease_seconds: float, skew_seconds: float = 5.0,
                  clock: Callable[[], ColumnElement[float]] | None = None, with_events: bool = False,
-                 observer: Counts | None = None) -> None:
-        time = Clock(clock, lease_seconds, skew_seconds)
+                 observer: Counts | None = None, stall_seconds: float = 0.0) -> None:
+        time = Clock(clock, lease_seconds, skew_seconds, stall_seconds)
         self._database: Final = Database(url, observer)
         self._clock: Final = time
         #: The events that wait to be published.
@@ -83,11 +85,11 @@ class Store:
               instead_of: int | None = None) -> Claim | Busy:
         """Claim an image for a new attempt and record it, guarded or not.
 
-        Refused only while an attempt is alive, or while somebody has the right to clear the remains of earlier
-        ones. One that runs but is not alive is ended as lost first and, if it was guarded, becomes the verdict
-        of the image (and ``error`` of the claim). Of several that begin at once exactly one gets the claim.
-        Forgets old attempts: the first, the newest, the shown one and the last lost one whose remains were not cleared
-        away are kept, at most 100.
+        Refused only while an attempt holds it (:attr:`imgguard.attempts.Running.holds`), or while somebody has the
+        right to clear the remains of earlier ones. One that runs but does not hold it is ended as lost first and, if it
+        was guarded, becomes the verdict of the image (and ``error`` of the claim). Of several that begin at once
+        exactly one gets the claim. Forgets old attempts: the first, the newest, the shown one and the last lost one
+        whose remains were not cleared away are kept, at most 100.
 
         :param instead_of: the number of an attempt that, if it still runs, is forgotten and gives its place to this one
         """

@@ -3,11 +3,13 @@
 ``elapse`` lets time pass while another worker gives its signs of life, every third of a lease.
 """
 
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from imgguard.attempts import Busy, Claim, Failure, State
+from imgguard.attempts import Busy, Claim, Failure, Kind, State
 from imgguard.codes import default_text
 from imgguard.store import Store
 from tests.store.conftest import (
@@ -15,6 +17,7 @@ from tests.store.conftest import (
     CUT,
     LEASE,
     SILENCE,
+    SKEW,
     UNGUARDED,
     UPLOAD,
     VERDICT,
@@ -255,3 +258,33 @@ def test_a_late_withdrawal_changes_nothing_of_a_newer_attempt(store: Store, hand
     before = store.find('image'), store.attempts(claim.key, 10)
     store.withdraw(claim)
     assert (store.find('image'), store.attempts(claim.key, 10)) == before
+
+
+@pytest.mark.parametrize(('changed', 'holds'), [
+    ({}, True), ({'kind': Kind.LOCATION}, True), ({'kind': Kind.UPLOAD}, False), ({'handed_on': False}, False),
+    ({'guarded': False}, False)])
+def test_an_import_that_goes_on_elsewhere_holds_its_image_until_it_has_stalled(
+    url: str, hands: Hands, changed: dict[str, Any], holds: bool,
+) -> None:
+    new = replace(UPLOAD, kind=Kind.IMPORT, handed_on=True)
+    with closing(Store(url, LEASE, SKEW, hands, stall_seconds=10 * SILENCE)) as store:
+        claim = begun(store, new=replace(new, **changed))
+        elapse(store, hands, 9 * SILENCE)
+        running = store.records(['image'])['image', CREATED].running
+        assert running is not None and (running.alive, running.holds) == (False, holds)
+        if holds:
+            assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Busy)
+            assert isinstance(store.declare('image', CREATED, 'owner', UPLOAD, CUT), Busy)
+            assert isinstance(store.clear_error('image', CREATED), Busy)
+            assert not store.begin_clearing(claim.key, claim.number, 'worker')
+            elapse(store, hands, 2 * SILENCE)
+        assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Claim)
+        assert store.attempts(claim.key, 10)[-1].state is State.LOST
+
+
+def test_an_operators_word_ends_an_import_that_goes_on_elsewhere(url: str, hands: Hands) -> None:
+    with closing(Store(url, LEASE, SKEW, hands, stall_seconds=10 * SILENCE)) as store:
+        claim = begun(store, new=replace(UPLOAD, kind=Kind.IMPORT, handed_on=True))
+        elapse(store, hands, 2 * SILENCE)
+        assert store.declare_dead(claim.key) == 1
+        assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Claim)
