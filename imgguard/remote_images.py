@@ -15,6 +15,7 @@ from io import BytesIO
 from typing import Any, Final
 
 from imgguard import text
+from imgguard.api import v1
 from imgguard.attempts import Kind
 from imgguard.errors import GlanceUnavailable
 from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
@@ -32,6 +33,8 @@ _NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTA
 _UPDATE: Final = 'application/openstack-images-v2.1-json-patch'
 _NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
 _REFUSALS: Final = (401, 403, 404)
+# To a version of the API that it does not speak (glance/api/middleware/version_negotiation.py, process_request).
+_NOT_SPOKEN: Final = 300
 
 
 class NotAnswered(GlanceUnavailable):
@@ -88,11 +91,11 @@ class Asker:
     def document(self, path: str) -> Json:
         """The JSON document at this path.
 
-        :raises NotAllowed: 401, 403, 404
+        :raises NotAllowed: 300, 401, 403, 404
         :raises NotAnswered: Glance did not answer with one
         """
         answer = self.ask('GET', path)
-        if answer.status in _REFUSALS:
+        if answer.status in (*_REFUSALS, _NOT_SPOKEN):
             raise NotAllowed(answer)
         document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
         if not isinstance(document, dict):
@@ -100,7 +103,7 @@ class Asker:
         return document
 
     def find(self, path: str) -> Json | None:
-        """The JSON document at this path; ``None`` when there is none for this caller (403, 404).
+        """The JSON document at this path; ``None`` when there is none for this caller (300, 403, 404).
 
         :raises TokenRefused: 401
         :raises NotAnswered: Glance did not answer with one
@@ -111,6 +114,22 @@ class Asker:
             if refusal.captured.status == 401:
                 raise TokenRefused('Glance refuses the token') from refusal
             return None
+
+    def image(self, image_id: str) -> Json | None:
+        """The image as v2 shows it, or in the words of v2 as v1 does: an old Glance may have only that.
+
+        :returns: ``None`` when there is none for this caller
+        :raises TokenRefused: 401
+        :raises NotAnswered: Glance did not answer with one
+        """
+        found = self.find(f'/v2/images/{image_id}')
+        return found if found is not None else self.image_of_v1(image_id)
+
+    def image_of_v1(self, image_id: str) -> Json | None:
+        """The image as v1 shows it, in the words of v2; ``None`` when there is none for this caller, or no v1."""
+        answer = self.ask('HEAD', f'/v1/images/{image_id}')
+        told = v1.image_of(answer.headers) if answer.status == 200 else None
+        return None if told is None else v1.as_v2(told)
 
 
 class Remote:

@@ -26,7 +26,7 @@ class NoWayBack:
         :raises CannotRequeue: Glance holds the image dead
         """
         asker = self._remote.asker
-        image = None if asker is None else asker.find(f'/v2/images/{image_id}')
+        image = None if asker is None else asker.image(image_id)
         status = None if image is None else image.get('status')
         if status in dead_states.DEAD:
             raise CannotRequeue(_NO_WAY.format(status=status))

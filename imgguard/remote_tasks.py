@@ -4,11 +4,11 @@ They are asked for by whoever looks at the image; when nobody does, :mod:`imggua
 import, as long as that one's token is good.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from imgguard import dead_states
-from imgguard.remote_images import Remote, TokenRefused
+from imgguard.remote_images import Asker, Remote, TokenRefused
 from imgguard.tasks import TYPES, CannotLook, Seen, Task
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ class RemoteTasks:
 
     def holder(self, image_id: str) -> str | None:
         """See :class:`imgguard.tasks.Tasks`."""
-        image = self._document(f'/v2/images/{image_id}')
+        image = self._asked(lambda asker: asker.image(image_id))
         return None if image is None else image.get(dead_states.LOCK)
 
     def find(self, image_id: str, request_ids: Collection[str | None]) -> str | None:
@@ -39,7 +39,7 @@ class RemoteTasks:
 
     def look(self, image_id: str, created_at: str, task_id: str | None, stores_too: bool = False) -> Seen:
         """See :class:`imgguard.tasks.Tasks`."""
-        image = self._document(f'/v2/images/{image_id}')
+        image = self._asked(lambda asker: asker.image(image_id))
         task = None
         if task_id is not None and image is not None:
             # To ask for tasks makes Glance write (it forgets expired ones), so not as long as the lock tells enough.
@@ -51,7 +51,7 @@ class RemoteTasks:
                 if found is not None:
                     task = Task.of(found['id'], found['status'], found['message'], found.get('input'))
                 # When the task has ended, what it did to the image is done.
-                image = self._document(f'/v2/images/{image_id}')
+                image = self._asked(lambda asker: asker.image(image_id))
         if image is None or image.get('created_at') != created_at:
             return Seen(None)
         failed = tuple(filter(None, str(image.get(dead_states.FAILED) or '').split(',')))
@@ -60,13 +60,13 @@ class RemoteTasks:
 
     def _tasks(self, image_id: str) -> list[Json]:
         """The tasks that bring data into this image, the newest first; an old Glance does not tell them."""
-        document = self._document(f'/v2/images/{image_id}/tasks')
+        document = self._asked(lambda asker: asker.find(f'/v2/images/{image_id}/tasks'))
         found = [] if document is None else document.get('tasks') or []
         return sorted((task for task in found if task.get('type') in TYPES),
                       key=lambda task: str(task.get('created_at')), reverse=True)
 
-    def _document(self, path: str) -> Json | None:
-        """What Glance has there.
+    def _asked(self, ask: Callable[[Asker], Json | None]) -> Json | None:
+        """What Glance answers.
 
         :raises CannotLook: there is nobody to ask as, or Glance refuses the token
         """
@@ -74,6 +74,6 @@ class RemoteTasks:
         if asker is None:
             raise CannotLook('there is nobody to ask Glance as')
         try:
-            return asker.find(path)
+            return ask(asker)
         except TokenRefused as error:
             raise CannotLook('Glance refuses the token it is asked with') from error

@@ -339,7 +339,7 @@ class Front:
                                             stderr=log, stdin=subprocess.DEVNULL,
                                             cwd=Path(__file__).resolve().parent.parent)
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not _listens(self.port):
+        while not listens(self.port):
             assert self.process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
@@ -361,7 +361,8 @@ class Front:
             self.process.wait()
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
     with suppress(OSError), socket.create_connection((HOST, port)):
         return True
     return False

@@ -80,7 +80,8 @@ def test_what_the_guard_needs_in_the_words_of_v2() -> None:
     told = image(protected=True, is_public=True, properties={'image_type': 'snapshot', 'status': 'x'})
     assert v1.as_v2(told) == {
         'id': 'x', 'created_at': CREATED, 'status': 'killed', 'owner': 'red', 'protected': True,
-        'visibility': 'public', 'image_type': 'snapshot', 'checksum': 'c'}
+        'visibility': 'public', 'image_type': 'snapshot', 'checksum': 'c', 'updated_at': None}
+    assert v1.as_v2(image(updated_at=V1_CREATED))['updated_at'] == CREATED
     assert v1.as_v2(image())['visibility'] is None      # private or shared
 
 

@@ -74,7 +74,8 @@ def as_v2(image: Json) -> Json:
     return {'id': image['id'], 'created_at': created_at(image['created_at']), 'status': image['status'],
             'owner': image.get('owner'), 'protected': image.get('protected') is True,
             'visibility': 'public' if image.get('is_public') is True else None,
-            'image_type': properties.get('image_type'), 'checksum': image.get('checksum')}
+            'image_type': properties.get('image_type'), 'checksum': image.get('checksum'),
+            'updated_at': created_at(image['updated_at']) if isinstance(image.get('updated_at'), str) else None}
 
 
 def brief(image: Json) -> Json:
