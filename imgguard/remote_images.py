@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from imgguard import text
 from imgguard.attempts import Kind
@@ -22,6 +22,7 @@ from imgguard.operations import MEDIA_TYPE
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 Json = dict[str, Any]
+Found = TypeVar('Found')
 
 _REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
 # What a request needs to be sent as the same caller; the rest belongs to the request it came with.
@@ -105,12 +106,7 @@ class Asker:
         :raises TokenRefused: 401
         :raises NotAnswered: Glance did not answer with one
         """
-        try:
-            return self.document(path)
-        except NotAllowed as refusal:
-            if refusal.captured.status == 401:
-                raise TokenRefused('Glance refuses the token') from refusal
-            return None
+        return _unless_hidden(lambda: self.document(path))
 
 
 class Remote:
@@ -168,8 +164,7 @@ class RemoteImages:
 
     def look(self, by: Caller, image_id: str) -> Image | None:
         """See :class:`imgguard.images.Images`."""
-        found = asker(by).find(_path(image_id))
-        return None if found is None else image_of(found)
+        return _unless_hidden(lambda: self.for_show(by, image_id))
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
@@ -211,6 +206,19 @@ class RemoteImages:
     def refuses_before_policy(self, environ: Mapping[str, Any]) -> bool:
         """See :class:`imgguard.images.Images`; which stores there are is not known here."""
         return is_refused_for_its_form(environ)
+
+
+def _unless_hidden(ask: Callable[[], Found]) -> Found | None:
+    """What is found; ``None`` where there is nothing for this caller.
+
+    :raises TokenRefused: that is not known, for Glance refuses the token
+    """
+    try:
+        return ask()
+    except NotAllowed as refusal:
+        if refusal.captured.status == 401:
+            raise TokenRefused('Glance refuses the token') from refusal
+        return None
 
 
 def _path(image_id: str) -> str:
