@@ -192,7 +192,11 @@ class RemoteImages:
         return image
 
     def for_delete(self, by: Caller, image_id: str) -> Image:
-        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it."""
+        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it.
+
+        Nothing but a DELETE makes Glance ask for ``delete_image``, and it deletes what is staged before it refuses
+        anything for another reason (``glance/api/v2/images.py``, ``delete``).
+        """
         return self.for_update(by, image_id)
 
     def for_show(self, by: Caller, image_id: str) -> Image:
