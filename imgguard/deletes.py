@@ -115,6 +115,11 @@ class Deletes:
         answer = Captured(self._application, environ)
         if answer.status in (200, 204) and outage is None:
             self._deleted(request.image)
+        if answer.status == 403 and not request.image.protected:
+            # Only a proxy meets this: no request but a DELETE asks Glance for delete_image.
+            About(LOG, request.image.image_id).warning(
+                'Glance refuses the delete of one whom it lets modify the image; where that is meant, set '
+                'cleanup_window = 0, so that no delete is answered before Glance is asked')
         if unkept:
             answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
         return answer.send(start_response)

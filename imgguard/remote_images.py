@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from imgguard import text
 from imgguard.api import v1
@@ -23,6 +23,7 @@ from imgguard.operations import MEDIA_TYPE
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 Json = dict[str, Any]
+Found = TypeVar('Found')
 
 _REQUEST_ID: Final = 'HTTP_X_OPENSTACK_REQUEST_ID'
 # What a request needs to be sent as the same caller; the rest belongs to the request it came with.
@@ -108,12 +109,7 @@ class Asker:
         :raises TokenRefused: 401
         :raises NotAnswered: Glance did not answer with one
         """
-        try:
-            return self.document(path)
-        except NotAllowed as refusal:
-            if refusal.captured.status == 401:
-                raise TokenRefused('Glance refuses the token') from refusal
-            return None
+        return _unless_hidden(lambda: self.document(path))
 
     def image(self, image_id: str) -> Json | None:
         """The image as v2 shows it, or in the words of v2 as v1 does: an old Glance may have only that.
@@ -187,8 +183,7 @@ class RemoteImages:
 
     def look(self, by: Caller, image_id: str) -> Image | None:
         """See :class:`imgguard.images.Images`."""
-        found = asker(by).find(_path(image_id))
-        return None if found is None else image_of(found)
+        return _unless_hidden(lambda: self.for_show(by, image_id))
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
@@ -216,7 +211,11 @@ class RemoteImages:
         return image
 
     def for_delete(self, by: Caller, image_id: str) -> Image:
-        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it."""
+        """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it.
+
+        Nothing but a DELETE makes Glance ask for ``delete_image``, and it deletes what is staged before it refuses
+        anything for another reason (``glance/api/v2/images.py``, ``delete``).
+        """
         return self.for_update(by, image_id)
 
     def for_show(self, by: Caller, image_id: str) -> Image:
@@ -230,6 +229,19 @@ class RemoteImages:
     def refuses_before_policy(self, environ: Mapping[str, Any]) -> bool:
         """See :class:`imgguard.images.Images`; which stores there are is not known here."""
         return is_refused_for_its_form(environ)
+
+
+def _unless_hidden(ask: Callable[[], Found]) -> Found | None:
+    """What is found; ``None`` where there is nothing for this caller.
+
+    :raises TokenRefused: that is not known, for Glance refuses the token
+    """
+    try:
+        return ask()
+    except NotAllowed as refusal:
+        if refusal.captured.status == 401:
+            raise TokenRefused('Glance refuses the token') from refusal
+        return None
 
 
 def _path(image_id: str) -> str:

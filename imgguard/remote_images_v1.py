@@ -20,13 +20,6 @@ _REFUSALS: Final = (401, 403, 404, 500)
 class RemoteImagesV1(RemoteImages):
     """Images of the Glance behind the proxy, as its API v1 tells of them."""
 
-    def look(self, by: Caller, image_id: str) -> Image | None:
-        """See :class:`imgguard.images.Images`."""
-        try:
-            return self.for_show(by, image_id)
-        except NotAllowed:
-            return None
-
     def for_show(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
         answer = asker(by).ask('HEAD', f'/v1/images/{image_id}')

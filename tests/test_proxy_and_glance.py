@@ -146,6 +146,21 @@ def test_an_import_whose_answer_is_lost_is_followed(scene: Scene, source: Source
     eventually(lambda: scene.attempts(image_id)[0].state is State.SUCCEEDED, 'its end is known')
 
 
+# Deletes
+
+def test_a_clean_up_by_one_who_may_not_delete_can_be_left_to_glance(
+    start_server: conftest.StartServer, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = tmp_path / 'policy.yaml'
+    policy.write_text('"delete_image": "role:admin"\n')
+    strict = start_server(Kind.CHEROOT, None, settings={'oslo_policy': {'policy_file': str(policy)}})
+    images = Images(sample(tmp_path, strict.url, cleanup_window='0'), token('alice', new_project()))
+    image_id = images.in_error()
+    assert images.request('DELETE', f'/v2/images/{image_id}').status_int == 403
+    assert 'set cleanup_window = 0' in caplog.text
+    assert images.show(image_id)['status'] == 'error'
+
+
 # Imports
 
 def test_an_import_is_followed_as_who_began_it(scene: Scene, between: Between, source: Source) -> None:

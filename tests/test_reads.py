@@ -1,14 +1,17 @@
 """Show, create, update, download and schema: the error state written in, the reserved names kept from clients."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 from webtest import TestApp
 
+from demo.private_glance import write_paste_file
 from imgguard import codes, names
-from tests.harness import InProcessGlance, in_process_only
+from tests.conftest import OverrideGlance
+from tests.harness import IDENTITY, InProcessGlance, in_process_only
 from tests.identity import token
 from tests.uploading import ERROR, ERROR_PROPERTIES, KEEP, KEPT, Images, Pipelines, comparable, new_project
 
@@ -306,3 +309,22 @@ def test_a_request_id_that_glance_refuses(images: Images, bare: Images) -> None:
     too_long = {'X-Openstack-Request-ID': 'req-' + 'x' * 70}
     answers = [each.request('GET', '/v2/schemas/image', too_long).status_int for each in (images, bare)]
     assert answers[0] == answers[1] == 200
+
+
+@in_process_only("a filter of Glance's pipeline")
+def test_glances_own_filter_that_packs_hides_no_error(
+    in_process_glance: InProcessGlance, tmp_path: Path, override_glance: OverrideGlance,
+) -> None:
+    from glance.common import config
+    path = tmp_path / 'paste.ini'
+    write_paste_file(path, in_process_glance.glance, identity=IDENTITY,
+                     guard={'connection': f'sqlite:///{tmp_path}/imgguard.db'})
+    path.write_text(path.read_text().replace(' imgguard rootapp', ' imgguard gzip rootapp'))
+    override_glance('flavor', 'keystone', 'paste_deploy')
+    images = Images(TestApp(config.load_paste_app('glance-api', 'keystone', str(path)), lint=False),
+                    token('alice', new_project()))
+    image_id = images.created({**KEEP, 'Accept-Encoding': 'gzip'})
+    images.upload_cut(image_id, headers={'Accept-Encoding': 'gzip'})
+    for read in (f'/v2/images/{image_id}', '/v2/images', '/v2/images?status=error'):
+        answer = images.request('GET', read, {'Accept-Encoding': 'gzip'})
+        assert '"status": "error"' in answer.text
