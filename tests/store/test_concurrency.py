@@ -13,6 +13,7 @@ import pytest
 from imgguard.attempts import Claim, State
 from imgguard.store import Store
 from tests.store.conftest import CREATED, CUT, LEASE, SILENCE, UPLOAD, Hands, begun, elapse, failed
+from tests.store.racing import at_once
 
 PROCESSES = 3
 THREADS = 8
@@ -104,31 +105,20 @@ def test_signs_of_life_of_the_same_images_in_any_order(store: Store) -> None:
     assert all(renewed == set(held) for result in results for renewed in result)
 
 
-def _at_once(*works: Callable[[], Any]) -> list[Any]:
-    together = threading.Barrier(len(works))
-
-    def run(work: Callable[[], Any]) -> Any:
-        together.wait()
-        return work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return list(pool.map(run, works))
-
-
 def test_either_one_clears_or_one_begins(store: Store) -> None:
     for number in range(ROUNDS):
         image_id = f'image-{number}'
         key = failed(store, image_id).key
         begins = [lambda: isinstance(store.begin(image_id, CREATED, 'owner', UPLOAD), Claim)] * 4
         clears = [partial(store.begin_clearing, key, 1, f'clearer-{other}') for other in range(4)]
-        outcomes = _at_once(*begins, *clears)
+        outcomes = at_once(*begins, *clears)
         assert sum(outcomes) == 1, outcomes
         running = store.records([image_id])[image_id, CREATED].running
         assert (running is not None) == any(outcomes[:4])
 
 
 @pytest.mark.parametrize('state', [State.SUCCEEDED, State.FAILED])
-def test_lost_taken_back_and_finished_at_once(store: Store, hands: Hands, state: State) -> None:
+def test_lost_taken_back_and_finishedat_once(store: Store, hands: Hands, state: State) -> None:
     """Whoever comes first, the end counts once, and is what remains."""
     for number in range(2 * ROUNDS):
         image_id = f'image-{number}'
@@ -137,7 +127,7 @@ def test_lost_taken_back_and_finished_at_once(store: Store, hands: Hands, state:
         end = partial(store.finish, claim, state, CUT, shown=True, http_status=400, bytes_received=7)
         lose = partial(store.lose, claim.key, 1)
         take_back = partial(store.renew, 'worker', 'host', {(claim.key, 1): 5})
-        ended, *_, again = _at_once(end, lose, take_back, lose, take_back, end)
+        ended, *_, again = at_once(end, lose, take_back, lose, take_back, end)
         assert {ended, again} == {True, False}
         record = store.records([image_id])[image_id, CREATED]
         assert record.running is None
@@ -152,8 +142,8 @@ def test_cleared_away_or_taken_back(store: Store, hands: Hands) -> None:
         claim = begun(store, image_id)
         elapse(store, hands, SILENCE + 1)
         assert store.lose(claim.key, 1)
-        cleared, held = _at_once(partial(store.begin_clearing, claim.key, 1, 'clearer'),
-                                 partial(store.renew, 'worker', 'host', {(claim.key, 1): 5}))
+        cleared, held = at_once(partial(store.begin_clearing, claim.key, 1, 'clearer'),
+                                partial(store.renew, 'worker', 'host', {(claim.key, 1): 5}))
         assert cleared is not bool(held)
         assert (store.records([image_id])[image_id, CREATED].running is None) is cleared
 
@@ -161,7 +151,7 @@ def test_cleared_away_or_taken_back(store: Store, hands: Hands) -> None:
 def test_many_declare_and_begin(store: Store) -> None:
     declare = partial(store.declare, 'image', CREATED, 'owner', UPLOAD, CUT)
     begin = partial(store.begin, 'image', CREATED, 'owner', UPLOAD)
-    outcomes = _at_once(declare, begin, declare, begin, declare, begin)
+    outcomes = at_once(declare, begin, declare, begin, declare, begin)
     claim, = [outcome for outcome in outcomes if isinstance(outcome, Claim)]
     numbers = [outcome for outcome in outcomes if isinstance(outcome, int)]
     assert sorted([*numbers, claim.number]) == list(range(1, len(numbers) + 2))
@@ -170,4 +160,4 @@ def test_many_declare_and_begin(store: Store) -> None:
 def test_signs_of_life_of_many_new_workers(store: Store) -> None:
     claims = [begun(store, f'image-{number}') for number in range(THREADS)]
     works = [partial(store.renew, f'worker-{claim.key % 4}', 'host', {(claim.key, 1): 1}) for claim in claims]
-    assert _at_once(*works) == [{(claim.key, 1)} for claim in claims]
+    assert at_once(*works) == [{(claim.key, 1)} for claim in claims]

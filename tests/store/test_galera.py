@@ -5,7 +5,6 @@ import multiprocessing
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from imgguard.store.models import HEAD, VERSION_TABLE
 from tests.galera import Cluster, Node
 from tests.harness import administer
 from tests.store.conftest import CREATED, CUT, LEASE, SILENCE, SKEW, UPLOAD, Hands, begun, elapse, error_of, failed
+from tests.store.racing import at_once
 
 RACES = 200
 TIMES = 100
@@ -70,17 +70,6 @@ def _ask(url: str, question: str) -> list[tuple[Any, ...]]:
     return [tuple(row) for row in rows]
 
 
-def _at_once(*works: Callable[[], Any]) -> list[Any]:
-    together = threading.Barrier(len(works))
-
-    def run(work: Callable[[], Any]) -> Any:
-        together.wait()
-        return work()
-
-    with ThreadPoolExecutor(len(works)) as pool:
-        return list(pool.map(run, works))
-
-
 def _upgrade(urls: list[str], start: Any) -> None:
     for url in urls:
         start.wait(60)
@@ -89,7 +78,7 @@ def _upgrade(urls: list[str], start: Any) -> None:
         store.close()
 
 
-def test_upgrades_by_way_of_both_nodes_at_once(new_database: Callable[[], tuple[str, str]]) -> None:
+def test_upgrades_by_way_of_both_nodesat_once(new_database: Callable[[], tuple[str, str]]) -> None:
     """The lock that keeps upgrades apart is known to one node only."""
     databases = [new_database() for _ in range(UPGRADES)]
     spawn = multiprocessing.get_context('spawn')
@@ -133,7 +122,7 @@ def test_one_of_two_nodes_gets_the_image(stores: tuple[Store, Store]) -> None:
     stores[0].remember('known', CREATED, 'owner', True)
     for number in range(RACES):
         image_id = 'known' if number % 2 else f'image-{number}'
-        outcomes = _at_once(*(partial(store.begin, image_id, CREATED, 'owner', UPLOAD) for store in stores))
+        outcomes = at_once(*(partial(store.begin, image_id, CREATED, 'owner', UPLOAD) for store in stores))
         claim, = [outcome for outcome in outcomes if isinstance(outcome, Claim)]
         assert stores[number % 2].finish(claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=0)
     assert [len(store.attempts(stores[0].find('known')[0].key, RACES)) for store in stores] == [RACES // 2] * 2
@@ -150,7 +139,7 @@ def test_many_of_both_nodes_get_the_image_in_turns(stores: tuple[Store, Store]) 
                 numbers.append(claim.number)
         return numbers
 
-    numbers = [number for numbers in _at_once(*(partial(work, store) for store in stores * 4)) for number in numbers]
+    numbers = [number for numbers in at_once(*(partial(work, store) for store in stores * 4)) for number in numbers]
     assert sorted(numbers) == list(range(1, 81))
 
 
@@ -158,7 +147,7 @@ def test_one_of_two_nodes_speaks_the_verdict(stores: tuple[Store, Store], hands:
     claims = [begun(stores[number % 2], f'image-{number}') for number in range(TIMES)]
     elapse(stores[0], hands, SILENCE + 1)
     for claim in claims:
-        outcomes = _at_once(*(partial(store.lose, claim.key, claim.number) for store in stores * 2))
+        outcomes = at_once(*(partial(store.lose, claim.key, claim.number) for store in stores * 2))
         assert Counter(outcomes) == {True: 1, False: 3}
     assert [len(store.candidates(TIMES + 1)) for store in stores] == [TIMES, TIMES]
 
@@ -172,7 +161,7 @@ def test_cleared_away_or_taken_back_or_begun_anew(stores: tuple[Store, Store], h
         elapse(first, hands, SILENCE + 1)
         assert second.lose(claim.key, 1)
         one, other = stores if number % 2 else (second, first)
-        cleared, held, begins = _at_once(
+        cleared, held, begins = at_once(
             partial(one.begin_clearing, claim.key, 1, 'clearer'),
             partial(other.renew, 'worker', 'host', {(claim.key, 1): 5}),
             partial((first, second)[number // 2 % 2].begin, image_id, CREATED, 'owner', UPLOAD))
@@ -187,7 +176,7 @@ def test_an_end_counts_once(stores: tuple[Store, Store], hands: Hands) -> None:
         elapse(first, hands, SILENCE + 1)
         ends = [partial(store.finish, claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
                 for store in stores]
-        ended, again, *_ = _at_once(*ends, partial(first.lose, claim.key, 1), partial(
+        ended, again, *_ = at_once(*ends, partial(first.lose, claim.key, 1), partial(
             second.renew, 'worker', 'host', {(claim.key, 1): 5}))
         assert {ended, again} == {True, False}
         assert second.attempts(claim.key, 1)[0].state is State.FAILED
@@ -227,7 +216,7 @@ def test_both_nodes_publish_everything_once_and_in_order(stores: tuple[Store, St
             if len(published) >= TIMES:
                 return
 
-    _at_once(*(partial(publish, store, f'worker-{number}') for number, store in enumerate(stores * 2)))
+    at_once(*(partial(publish, store, f'worker-{number}') for number, store in enumerate(stores * 2)))
     assert [store.outbox.claim('nobody', 1) for store in stores] == [[], []]
     of_images = {image_id: [number for image, number in published if image == image_id] for image_id, _ in published}
     assert of_images == {f'image-{number}': list(range(1, TIMES // 10 + 1)) for number in range(10)}
@@ -253,7 +242,7 @@ def test_an_upgrade_of_a_table_that_is_read(stores: tuple[Store, Store], urls: t
             count += 1
         return count
 
-    _, *counts = _at_once(change, use, use)
+    _, *counts = at_once(change, use, use)
     assert all(counts)
 
 

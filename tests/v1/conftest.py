@@ -9,6 +9,8 @@ import pytest
 
 from demo.private_glance import Sections
 from tests.old_glance import OldGlance
+from tests.sources import Source, serving
+from tests.v1.cases import CAP
 from tests.v1.environment import environment
 
 
@@ -41,3 +43,16 @@ def start_old_glance(
 def old_glance(start_old_glance: StartOldGlance) -> OldGlance:
     """One for the module."""
     return start_old_glance()
+
+
+@pytest.fixture(scope='module')
+def glance(start_old_glance: StartOldGlance) -> OldGlance:
+    """One for the module, on which the table of cases is played."""
+    return start_old_glance({'DEFAULT': {'image_size_cap': str(CAP)}})
+
+
+@pytest.fixture(scope='module')
+def source() -> Iterator[Source]:
+    """A server that gives data well and badly."""
+    with serving() as served:
+        yield served

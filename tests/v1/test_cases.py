@@ -8,21 +8,10 @@ import pytest
 
 from tests.old_glance import OldGlance
 from tests.sockets import Exchange, chunked, eventually
-from tests.sources import DATA, Source, serving
+from tests.sources import DATA, Source
 from tests.v1.cases import CAP, CASES, SMALL, Case, Target
 from tests.v1.conftest import StartOldGlance
 from tests.v1.images import FORMATS, OCTETS, V1Images
-
-
-@pytest.fixture(scope='module')
-def source() -> Iterator[Source]:
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance({'DEFAULT': {'image_size_cap': str(CAP)}})
 
 
 @pytest.mark.parametrize('creates', [True, False], ids=['POST', 'PUT'])

@@ -7,7 +7,7 @@ import pytest
 
 from tests.old_glance import OldGlance
 from tests.sockets import eventually
-from tests.sources import Source, serving
+from tests.sources import Source
 from tests.uploading import ERROR, KEEP, KEPT
 from tests.v1.cases import CAP, CASES, SMALL, Case, Target
 from tests.v1.conftest import StartOldGlance
@@ -41,17 +41,6 @@ CODES_OF_PUT = {'an unknown format': 'bad_request', 'an unknown field': 'bad_req
                 'an unknown store': 'bad_request', 'too many properties': 'quota_exceeded'}
 #: Rows after which a file stays in Glance's store that only an operator can remove.
 IN_THE_WAY = {case.name for case in CASES if case.file and case.name in CODES}
-
-
-@pytest.fixture(scope='module')
-def source() -> Iterator[Source]:
-    with serving() as served:
-        yield served
-
-
-@pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance({'DEFAULT': {'image_size_cap': str(CAP)}})
 
 
 @pytest.fixture(scope='module', params=[True, False], ids=['database', 'alone'])
