@@ -1,7 +1,6 @@
 """The table of cases, played on a bare Glance 15.0.2: what the client gets, and what is left."""
 
 import subprocess
-from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest

@@ -9,8 +9,7 @@ from tests.old_glance import OldGlance
 from tests.sockets import eventually
 from tests.sources import Source
 from tests.uploading import ERROR, KEEP, KEPT
-from tests.v1.cases import CAP, CASES, SMALL, Case, Target
-from tests.v1.conftest import StartOldGlance
+from tests.v1.cases import CASES, SMALL, Case, Target
 from tests.v1.guarding import guarding
 from tests.v1.images import OCTETS, V1Images
 
