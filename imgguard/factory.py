@@ -209,7 +209,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     def of_v1(v1: _V1) -> dict[Action, Handler]:
         presenter = PresenterV1(store, settings, recovery, v1.error_status)
         reads, bring = ReadsV1(application, presenter), bringing(v1.images)
-        create = CreatesV1(application, settings, store, guard, presenter,
+        create = CreatesV1(application, settings, store, guard, presenter, v1.images,
                            {action: bring[action] for action in (Action.UPLOAD, Action.IMPORT)})
 
         def create_or(handler: Handler) -> Handler:

@@ -1,20 +1,25 @@
 """What differs in requests of the Images API v1; what is done about images is the same as for v2."""
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from imgguard import names
 from imgguard.api import v1
+from imgguard.border import Border
 from imgguard.creates import Asked, Creates
+from imgguard.errors import GlanceUnavailable
 from imgguard.guard import Guard
-from imgguard.images import Caller
+from imgguard.images import Caller, Images
 from imgguard.middleware import Handler
 from imgguard.operations import Action, Operation
 from imgguard.presenter import PresenterV1
 from imgguard.settings import Settings
 from imgguard.store import Store
 from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse
+
+LOG: Final = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
@@ -64,14 +69,15 @@ class CreatesV1(Creates):
 
     A create that brings data which is to be kept reaches Glance in two steps, a create without it and an upload (or
     copy) to the image that is there then: so the claim is committed before any data comes, and there is an image to
-    show in error whatever happens.
+    show in error whatever happens. Kept or not, who brings data is told which image it was for when that fails.
 
     :param bring: what handles an upload, and a copy, to an image that is there
     """
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 presenter: PresenterV1, bring: Mapping[Action, Handler]) -> None:
+                 presenter: PresenterV1, images: Images, bring: Mapping[Action, Handler]) -> None:
         super().__init__(application, settings, store, guard, presenter)
+        self._images: Final = images
         self._bring: Final = bring
 
     def _take_property(self, environ: Environ) -> tuple[Environ, bool | None]:
@@ -83,17 +89,25 @@ class CreatesV1(Creates):
     def _create(self, environ: Environ, start_response: StartResponse, operation: Operation, by: Caller,
                 asked: Asked) -> Iterable[bytes]:
         bring = self._bring.get(operation.action)
-        if bring is None or not self._guard.keeps(asked.keep, None, v1.image_type(environ)):
+        if bring is None:
             return super()._create(environ, start_response, operation, by, asked)
         image_id = v1.chosen_id(environ) or str(uuid.uuid4())
-        created, images = self._created(v1.without_source(environ, image_id), by, asked)
-        if not images:
-            if created.status >= 500:
-                # Perhaps it is there.
-                created.headers.append((names.IMAGE_ID_HEADER, image_id))
-            return created.send(start_response)
+        keeps = self._guard.keeps(asked.keep, None, v1.image_type(environ))
+        first = v1.without_source(environ, image_id) if keeps else v1.with_id(environ, image_id)
+        created, images = self._created(first, by, asked)
+        if not (keeps and images):
+            return self._with_id(created, image_id, by).send(start_response)
         return bring(v1.of_source(environ, image_id), _as_created(start_response, created, image_id),
                      Operation(operation.action, image_id, version=1), by)
+
+    def _with_id(self, answer: Captured, image_id: str, by: Caller) -> Captured:
+        """The answer to a create; of one that has failed and left an image, with the id of that."""
+        if answer.status >= 400:
+            answer.body()
+            with Border(LOG, 'a create failed, and it is not known whether it has left an image', GlanceUnavailable):
+                if self._images.look(by, image_id) is not None:
+                    answer.headers.append((names.IMAGE_ID_HEADER, image_id))
+        return answer
 
 
 def _as_created(start_response: StartResponse, created: Captured, image_id: str) -> StartResponse:

@@ -189,6 +189,11 @@ def chosen_id(environ: Environ) -> str | None:
     return environ.get(_ID_ENVIRON) or None
 
 
+def with_id(environ: Environ, image_id: str) -> Environ:
+    """The environ of a create with that id chosen."""
+    return {**environ, _ID_ENVIRON: image_id}
+
+
 def image_type(environ: Environ) -> str | None:
     """The property ``image_type`` that a create sets."""
     return environ.get(f'{_PROPERTY_ENVIRON}IMAGE_TYPE')
@@ -200,7 +205,7 @@ def without_source(environ: Environ, image_id: str) -> Environ:
     if announced_size(rest) is None:
         # Glance would take an image of 0 bytes for complete (glance/api/v1/images.py, _reserve).
         rest.pop(_SIZE_ENVIRON, None)
-    return {**rest, _ID_ENVIRON: image_id, 'wsgi.input': BytesIO()}
+    return {**with_id(rest, image_id), 'wsgi.input': BytesIO()}
 
 
 def of_source(environ: Environ, image_id: str) -> Environ:

@@ -97,6 +97,15 @@ def test_who_asks_is_kept(images: V1Images, keep: dict[str, str], status: str) -
     assert images.status(image_id) == status
 
 
+def test_a_create_that_nobody_asked_to_keep_tells_its_image_too(images: V1Images) -> None:
+    killed = images.create(DATA, WRONG)
+    assert (killed.status, images.status(killed.headers[ID_HEADER])) == (400, 'killed')
+    refused = images.create(DATA, {'x-image-meta-disk_format': 'none of Glance'})
+    assert (refused.status, refused.headers.get(ID_HEADER)) == (400, None)
+    good = images.create(DATA)
+    assert (good.status, good.headers.get(ID_HEADER)) == (201, None)
+
+
 def test_what_cannot_be_understood_is_refused_before_glance_sees_it(images: V1Images) -> None:
     before = images.listed()
     for headers in ({KEPT.replace('Kept', 'Keep-On-Failure'): 'maybe'},
