@@ -29,7 +29,7 @@ from imgguard.operations import Action, Operation
 from imgguard.store import Store
 from imgguard.tasks import Tasks
 from imgguard.watch import Import, Watch
-from imgguard.wsgi import NO_ANSWER, Application, Captured, Environ, StartResponse
+from imgguard.wsgi import Application, Captured, Environ, StartResponse, is_answered
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Imports:
         with Border(claimed(LOG, claim), 'could not be followed'):
             kept = self._judge(by, kind, admitted, claim, outcome.Answer(
                 answer.status, said, str(logged), fetches=True, understood=understood,
-                answered=NO_ANSWER not in environ))
+                answered=is_answered(environ, answer)))
         if admitted.guarded and kept is not None:
             answer.headers.append((names.KEPT_HEADER, kept))
         return answer.send(start_response)

@@ -28,7 +28,7 @@ from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.recovery import Recovery
 from imgguard.tasks import DATA
-from imgguard.wsgi import NO_ANSWER, Application, Captured, Environ, StartResponse
+from imgguard.wsgi import Application, Captured, Environ, StartResponse, is_answered
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class _Upload:
         refusal = reader.refusal if reader is not None and answer.status >= 400 else None
         # glance/api/v2/image_data.py, stage: whatever is raised while data is staged is an internal error to it.
         status = answer.status if refusal is None else 400
-        answered = NO_ANSWER not in environ
+        answered = is_answered(environ, answer)
         said = text.explanation(explanation, answer.header('Content-Type') or '') if answer.status >= 400 else ''
         kept: str | None = names.KEPT_UNAVAILABLE
         # Whatever goes wrong in the book-keeping, the client gets Glance's answer.

@@ -14,6 +14,15 @@ NO_ANSWER: Final = 'imgguard.no_answer'
 MAX_REWRITTEN: Final = 64 * 1024 * 1024
 
 
+def is_answered(environ: Environ, answer: 'Captured') -> bool:
+    """Whether Glance itself has answered a request that brings data.
+
+    Else the proxy has in its stead, or a server between it and Glance (RFC 9110, sections 15.6.3 and 15.6.5); Glance
+    says neither 502 nor 504 of data that is sent to it.
+    """
+    return NO_ANSWER not in environ and answer.status not in (502, 504)
+
+
 def unpacked(environ: Environ) -> Environ:
     """The request with an answer asked for that is not packed: one that is cannot be read here.
 

@@ -280,7 +280,8 @@ class Between:
 
     :ivar away: whether it cannot reach Glance
     :ivar packs: given the Accept-Encoding of a request, tells whether its answer is packed
-    :ivar loses: tells of a request whether it is kept from Glance (``before``) or its answer from the proxy (``after``)
+    :ivar loses: tells of a request whether it is kept from Glance (``before``), or its answer from the proxy
+        (``after``), which is given none then, or is told ``504`` in its stead
     :ivar asked: method, path and token of all requests
     """
 
@@ -315,9 +316,13 @@ class Between:
             start_response('503 Service Unavailable', [('Content-Length', '0'), ('Connection', 'close')])
             return []
         answer = Captured(self._proxy, environ)
-        if loses == 'after':
+        if loses is not None:
             answer.body()
+        if loses == 'after':
             self._ended.wait(TIMEOUT_SECONDS)
+        if loses == '504':
+            start_response('504 Gateway Time-out', [('Content-Length', '0'), ('Connection', 'close')])
+            return []
         if self.packs(environ.get('HTTP_ACCEPT_ENCODING', '')) and (body := answer.body()):
             answer.replace(gzip.compress(body))
             answer.headers.append(('Content-Encoding', 'gzip'))

@@ -61,7 +61,7 @@ class Scene:
         return Images(sample(self._folder, self._between.url, **options), self.caller)
 
     def lose(self, method: str, part: str, when: str) -> None:
-        """Lose these requests before they reach Glance, or their answers after."""
+        """Lose these requests, or their answers; for ``when`` see :class:`tests.proxying.Between`."""
         def loses(environ: Environ) -> str | None:
             wanted = (environ['REQUEST_METHOD'], environ['PATH_INFO'].rpartition('/')[2]) == (method, part)
             return when if wanted else None
@@ -90,11 +90,11 @@ def web(images: Images, image_id: str, url: str) -> TestResponse:
 
 # Lost answers
 
-@pytest.mark.parametrize('chunked', [False, True])
-def test_a_stage_whose_answer_is_lost_is_there(scene: Scene, chunked: bool) -> None:
+@pytest.mark.parametrize(('chunked', 'how'), [(False, 'after'), (True, 'after'), (False, '504')])
+def test_a_stage_whose_answer_is_lost_is_there(scene: Scene, chunked: bool, how: str) -> None:
     images = scene.load(read_timeout='1')
     image_id = images.created(KEEP)
-    scene.lose('PUT', 'stage', 'after')
+    scene.lose('PUT', 'stage', how)
     answer = stage(images, image_id, Body([DATA]) if chunked else DATA)
     assert (answer.status_int, answer.headers[KEPT]) == (504, 'guarded')
     assert [each.state for each in scene.attempts(image_id)] == [State.SUCCEEDED]
@@ -104,10 +104,11 @@ def test_a_stage_whose_answer_is_lost_is_there(scene: Scene, chunked: bool) -> N
     eventually(lambda: images.show(image_id)['status'] == 'active', 'it is imported')
 
 
-def test_an_upload_whose_answer_is_lost_is_there(scene: Scene) -> None:
+@pytest.mark.parametrize('how', ['after', '504'])
+def test_an_upload_whose_answer_is_lost_is_there(scene: Scene, how: str) -> None:
     images = scene.load(read_timeout='1')
     image_id = images.created(KEEP)
-    scene.lose('PUT', 'file', 'after')
+    scene.lose('PUT', 'file', how)
     answer = images.upload(image_id, DATA)
     assert (answer.status_int, answer.headers[KEPT]) == (504, 'guarded')
     assert images.show(image_id)['status'] == 'active'
@@ -136,12 +137,14 @@ def test_an_import_that_never_reached_glance(scene: Scene, source: Source) -> No
     assert not source.asked.is_set()
 
 
-def test_an_import_whose_answer_is_lost_is_followed(scene: Scene, source: Source) -> None:
+@pytest.mark.parametrize('how', ['after', '504'])
+def test_an_import_whose_answer_is_lost_is_followed(scene: Scene, source: Source, how: str) -> None:
     images = scene.load(read_timeout='1')
     image_id = images.created(KEEP)
-    scene.lose('POST', 'import', 'after')
+    scene.lose('POST', 'import', how)
     answer = web(images, image_id, source.url('slow'))
     assert (answer.status_int, answer.headers[KEPT]) == (504, 'guarded')
+    assert source.asked.wait(60)
     source.release()
     eventually(lambda: scene.attempts(image_id)[0].state is State.SUCCEEDED, 'its end is known')
 
@@ -172,6 +175,7 @@ def test_an_import_is_followed_as_who_began_it(scene: Scene, between: Between, s
     between.asked.clear()
     eventually(lambda: len(between.asked) > 1, 'it is looked at')
     assert {caller for _, _, caller in between.asked} == {images.caller}
+    assert source.asked.wait(60)
     source.release()
     eventually(lambda: scene.attempts(image_id)[0].state is State.SUCCEEDED, 'its end is known')
     assert reader.show(image_id)['status'] == 'active'
