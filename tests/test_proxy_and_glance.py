@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 from webtest import TestResponse
 
 from demo.private_glance import Sections
@@ -32,6 +33,12 @@ def glances_database(new_glance_database: conftest.NewGlanceDatabase) -> Section
 def glance(start_module_server: conftest.StartServer, glances_database: Sections) -> Server:
     return start_module_server(Kind.GUNICORN_GTHREAD, None, settings={
         **glances_database, 'import_filtering_opts': {'allowed_hosts': '[127.0.0.1]', 'allowed_ports': '[]'}})
+
+
+@pytest.fixture
+def glances_url(glance: Server, glances_database: Sections) -> str:
+    """Where Glance's own database is."""
+    return glances_database['database']['connection'] if glances_database else f'sqlite:///{glance.glance.database}'
 
 
 @pytest.fixture
@@ -126,6 +133,21 @@ def test_of_one_that_glance_has_not_begun_it_is_not_known_that_it_ended(scene: S
     assert (attempt.state, attempt.code, attempt.http_status) == (State.FAILED, 'backend_error', None)
 
 
+def test_of_one_that_glance_has_put_back_it_is_known_that_it_ended(scene: Scene, glances_url: str) -> None:
+    images = scene.load()
+    image_id = images.created(KEEP)
+    engine = create_engine(glances_url)
+    with engine.begin() as connection:
+        # It tells whole seconds only.
+        connection.execute(text("UPDATE images SET updated_at = '2026-01-01 00:00:00' WHERE id = :id"),
+                           {'id': image_id})
+    engine.dispose()
+    scene.lose('PUT', 'file', '504')
+    assert images.upload_cut(image_id).status_int == 504
+    attempt, = scene.attempts(image_id)
+    assert (attempt.code, attempt.http_status) == ('client_disconnected', 504)
+
+
 def test_an_import_that_never_reached_glance(scene: Scene, source: Source) -> None:
     images = scene.load(read_timeout='1')
     image_id = images.created(KEEP)
@@ -182,10 +204,9 @@ def test_an_import_is_followed_as_who_began_it(scene: Scene, between: Between, s
 
 
 def test_an_import_that_makes_no_progress_is_given_up_and_cleared(
-    scene: Scene, source: Source, glance: Server, glances_database: Sections,
+    scene: Scene, source: Source, glances_url: str,
 ) -> None:
-    url = glances_database['database']['connection'] if glances_database else f'sqlite:///{glance.glance.database}'
-    images = scene.load(glance_connection=url, import_stall_seconds='1', lease_seconds='5', fence_seconds='6')
+    images = scene.load(glance_connection=glances_url, import_stall_seconds='1', lease_seconds='5', fence_seconds='6')
     image_id = images.created(KEEP)
     assert web(images, image_id, source.url('silent')).status_int == 202
     eventually(lambda: images.show(image_id)['status'] == 'error', 'it is given up')
