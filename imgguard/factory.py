@@ -23,6 +23,7 @@ from imgguard.images import Caller, Images
 from imgguard.glance_images import GlanceImages, caller
 from imgguard.imports import Imports
 from imgguard.leases import Heartbeat
+from imgguard.lists_v1 import ListsV1
 from imgguard.middleware import Handler, ImageGuard
 from imgguard.notify import POLL_SECONDS, Publisher
 from imgguard.operations import Action, Operation, recognise
@@ -209,6 +210,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     def of_v1(v1: _V1) -> dict[Action, Handler]:
         presenter = PresenterV1(store, settings, recovery, v1.error_status)
         reads, bring = ReadsV1(application, presenter), bringing(v1.images)
+        lists = ListsV1(application, store, presenter, v1.error_status)
         create = CreatesV1(application, settings, store, guard, presenter, v1.images,
                            {action: bring[action] for action in (Action.UPLOAD, Action.IMPORT)})
 
@@ -222,7 +224,8 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
             # A location is no data on its way: Glance takes it, or does not, at once.
             Action.ADD_LOCATION: create_or(reads.update)}
         return {**{action: unreserved(handler) for action, handler in writing.items()},
-                Action.DELETE: deletes(presenter, v1.images), Action.SHOW: reads.show}
+                Action.DELETE: deletes(presenter, v1.images), Action.SHOW: reads.show,
+                Action.LIST: lists, Action.LIST_DETAIL: lists}
 
     versions = {1: {} if glance.v1 is None else of_v1(glance.v1), 2: of_v2(glance.images)}
     return ImageGuard(

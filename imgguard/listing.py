@@ -30,7 +30,8 @@ _MAX_PAGE: Final = 1000
 _MAX_EXAMINED: Final = 2000
 _MAX_EXAMINED_FOR_NOTHING: Final = 50000
 
-_STATUSES: Final = v2.WAITING_STATUSES | {'active', 'killed', 'deleted', 'pending_delete', 'deactivated'}
+STATUSES: Final = v2.ERROR_STATUSES | {'active', 'deleted', 'pending_delete', 'deactivated'}
+"""All statuses of Glance's."""
 
 # The clean forms of glance/common/utils.py, validate_quotes; Glance answers the others with 400.
 _VALUE: Final = re.compile(r'"[^"\\]*"|[^",]+')
@@ -76,18 +77,19 @@ def parse(query: str, error_status: str) -> Filter | None:
         return None
     parameters = dict(pairs)
     code = parameters.get(names.ERROR_CODE)
-    statuses = _statuses(parameters['status']) if 'status' in parameters else frozenset({error_status})
+    statuses = statuses_of(parameters['status']) if 'status' in parameters else frozenset({error_status})
     if statuses is None or ('status' not in parameters and code is None):
         return None
     error_words = {names.STATUS_ERROR, error_status}
     errors = bool(statuses & error_words)
-    others = frozenset() if code is not None else statuses & _STATUSES - error_words
+    others = frozenset() if code is not None else statuses & STATUSES - error_words
     if not errors and (code is not None or not others & v2.WAITING_STATUSES):
         return None
     return Filter(tuple(pairs), others, errors, code)
 
 
-def _statuses(value: str) -> frozenset[str] | None:
+def statuses_of(value: str) -> frozenset[str] | None:
+    """The statuses that a filter on them names; ``None`` where Glance cannot read it."""
     operator, colon, rest = value.partition(':')
     if not colon:
         return frozenset({value})

@@ -75,13 +75,14 @@ class Asker:
         return self._environ.get(_REQUEST_ID)
 
     def ask(self, method: str, path: str, body: bytes = b'', content_type: str = '',
-            more: Mapping[str, str] | None = None) -> Captured:
+            more: Mapping[str, str] | None = None, query: str = '') -> Captured:
         """Send a request and read its answer whole.
 
         :param path: not escaped
         :param more: headers as WSGI spells them
+        :param query: escaped
         """
-        environ: Environ = {**self._environ, 'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': '',
+        environ: Environ = {**self._environ, 'REQUEST_METHOD': method, 'PATH_INFO': path, 'QUERY_STRING': query,
                             'SERVER_PROTOCOL': 'HTTP/1.1', 'wsgi.input': BytesIO(body), **(more or {})}
         if body:
             environ |= {'CONTENT_LENGTH': str(len(body)), 'CONTENT_TYPE': content_type}
