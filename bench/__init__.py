@@ -1,1 +1,1 @@
-"""Measurements: tables to read, nothing is asserted."""
+"""What the guard costs, measured beside the bare Glance: see README.rst here."""
