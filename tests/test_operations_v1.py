@@ -80,7 +80,7 @@ def test_path_and_method(method: str, path: str, expected: Operation | None) -> 
     ({'CONTENT_LENGTH': ''}, None),
     ({'CONTENT_LENGTH': 'x'}, None),
     (COPY_FROM, Action.IMPORT),
-    ({'HTTP_X_GLANCE_API_COPY_FROM': ''}, None),
+    ({'HTTP_X_GLANCE_API_COPY_FROM': ''}, Action.IMPORT),         # Glance refuses it
     (LOCATION, Action.ADD_LOCATION),
     ({'HTTP_X_IMAGE_META_LOCATION': ''}, None),
     (COPY_FROM | {'HTTP_X_IMAGE_META_LOCATION': ''}, None),      # Glance refuses it
