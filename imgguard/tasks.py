@@ -95,7 +95,11 @@ TYPES: Final = frozenset({'api_image_import', 'location_import'})
 DATA: Final = frozenset({'active', 'deactivated'})
 GONE: Final = frozenset({None, 'deleted', 'pending_delete'})
 KILLED: Final = 'killed'
-"""The status in which Glance's API v1 leaves an image that it has given up; nothing works on it any more."""
+"""The status in which Glance's API v1 leaves an image that it has given up."""
+
+LAST_WORD_SECONDS: Final = 2.0
+"""How long Glance may still delete the data of an image that it has killed, and kill it once more, by its name: a retry
+must not begin before (glance 15, ``glance/api/v1/upload_utils.py``, ``_kill_mismatched`` and what catches its 400)."""
 _NO_CAUSE: Final = 'Task failed due to Internal Error'
 _DELETED: Final = 'The image was deleted while its data was on the way.'
 _STAGED_LOST: Final = 'The staged data was lost before it could be imported. Stage it again.'
@@ -152,7 +156,7 @@ def judge(kind: Kind, seen: Seen, causes: Sequence[Cause], idle: float, stall: f
     if seen.status in GONE:
         return _failed(codes.IMPORT_FAILED, _DELETED)
     if seen.status == KILLED:
-        return _failed(codes.IMPORT_FAILED, _GIVEN_UP)
+        return _failed(codes.IMPORT_FAILED, _GIVEN_UP) if idle >= LAST_WORD_SECONDS else None
     task = seen.task
     if task is None or not task.ended:
         if seen.status in DATA and kind is not Kind.COPY and (task is None or idle >= stall):

@@ -27,7 +27,7 @@ from imgguard.images import Caller, Image, Images
 from imgguard.leases import Heartbeat
 from imgguard.operations import Action, Operation
 from imgguard.recovery import Recovery
-from imgguard.tasks import DATA
+from imgguard.tasks import DATA, KILLED, LAST_WORD_SECONDS
 from imgguard.wsgi import Application, Captured, Environ, StartResponse, is_answered
 
 LOG: Final = logging.getLogger(__name__)
@@ -201,6 +201,8 @@ class _Upload:
                 now = self._images.look(self._by, self._image.image_id)
                 seen = replace(self._image, status='deleted') if now is None else now
                 if seen.status not in dead_states.HANGING or self._is_staged(seen, received):
+                    if seen.status == KILLED:
+                        time.sleep(LAST_WORD_SECONDS)
                     break
         return seen
 

@@ -360,11 +360,11 @@ def test_an_outage_of_the_store(in_process_glance: InProcessGlance, tmp_path: Pa
     pipelines = Pipelines(in_process_glance, tmp_path)
     guarded, bare = pipelines.callers()
     image_id, twin = guarded.created(), bare.created()
-    # An open SQLite file outlives its removal.
+    shutil.rmtree(tmp_path)
+    # An open SQLite file outlives its removal; after it no thread opens it anew.
     for each in gc.get_objects():
         if type(each) is Store:
             each.close()
-    shutil.rmtree(tmp_path)
     for operation in (DECLARED, QUEUED):
         refused = patch(guarded, image_id, operation)
         assert refused.status_int == 500 and 'This cannot be stored now; try again later.' in refused.text

@@ -9,7 +9,7 @@ from imgguard import glance_log
 from imgguard.attempts import Kind
 from imgguard.glance_log import Cause
 from imgguard.outcome import Verdict
-from imgguard.tasks import Seen, Task, judge
+from imgguard.tasks import LAST_WORD_SECONDS, Seen, Task, judge
 
 STALL = 3600.0
 ID = '63350db4-1af5-4947-ba2e-5d1cb0df57e6'
@@ -47,6 +47,13 @@ def test_one_that_does_not_move_has_failed() -> None:
         assert result is not None and result.failure is not None
         assert (result.verdict, result.failure.code) == (Verdict.FAILED, 'import_failed')
         assert result.failure.text == 'The import made no progress for 3600 seconds.'
+
+
+def test_an_old_glance_that_kills_an_image_has_its_last_word() -> None:
+    assert judge(Kind.IMPORT, Seen('killed'), [], LAST_WORD_SECONDS - 0.1, STALL) is None
+    result = judge(Kind.IMPORT, Seen('killed'), [], LAST_WORD_SECONDS, STALL)
+    assert result is not None and result.failure is not None
+    assert (result.verdict, result.failure.code) == (Verdict.FAILED, 'import_failed')
 
 
 SUCCESSES = {
