@@ -155,7 +155,7 @@ class Admission:
             return record, image
         if record.running is None:
             self._patiently(lambda: self._recovery.clear(self._store.records([image.image_id])[
-                image.image_id, image.created_at], image.status))
+                image.image_id, image.created_at], image.status, asked=True))
             return record, allowed()
         return record, image
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from os.path import commonprefix
 from io import BytesIO
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from imgguard import names
 
@@ -74,6 +75,20 @@ def document(environ: Environ) -> tuple[Environ, bytes | None]:
         return with_document(environ, _Broken(error), int(length)), None
     # A body that was cut stays one: its announced length stays.
     return with_document(environ, body, int(length)), body
+
+
+def method_in_form(environ: Environ) -> tuple[Environ, bool]:
+    """Whether a form may replace the method of its request, as Routes has it.
+
+    A form is what curl makes of any document without another Content-Type, and Glance does not mind.
+
+    :returns: an environ from which the body can be read again, and the answer; true, too, of a body that cannot be read
+        ahead
+    """
+    if environ.get('CONTENT_LENGTH') in (None, '', '0') and not environ.get('HTTP_TRANSFER_ENCODING'):
+        return environ, False
+    environ, body = document(environ)
+    return environ, body is None or b'_method' in unquote_to_bytes(body.replace(b'+', b' '))
 
 
 class _Broken:

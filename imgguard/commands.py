@@ -202,7 +202,7 @@ def _next(job: Job, record: ImageRecord, status: str | None) -> str:
         if job.outside is None:
             Fence(job.store, Workers(), job.settings.fence_seconds).passed(record, status)
             return f'what is left of it {INSIDE}'
-        done = job.outside.recovery.clear(record, status)
+        done = job.outside.recovery.clear(record, status, asked=True)
     except BeingCleared:
         raise CommandFailed(f'image {record.image_id} is being cleared by somebody else') from None
     except NotYet as error:

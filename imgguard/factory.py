@@ -34,7 +34,7 @@ from imgguard.presenter import Presenter, PresenterV1
 from imgguard.reads import Reads
 from imgguard.recovery import Recovery
 from imgguard.remote_images import Remote, RemoteImages
-from imgguard.remote_images_v1 import RemoteImagesV1
+from imgguard.remote_images_v1 import RemoteImagesV1, delete_v1
 from imgguard.remote_requeue import NoWayBack
 from imgguard.remote_tasks import RemoteTasks
 from imgguard.requeue import Requeue
@@ -212,7 +212,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
         reads, bring = ReadsV1(application, presenter), bringing(v1.images)
         lists = ListsV1(application, store, presenter, v1.error_status)
         create = CreatesV1(application, settings, store, guard, presenter, v1.images,
-                           {action: bring[action] for action in (Action.UPLOAD, Action.IMPORT)})
+                           {action: bring[action] for action in (Action.UPLOAD, Action.IMPORT)}, delete_v1)
 
         def create_or(handler: Handler) -> Handler:
             return lambda environ, start_response, operation, by: (

@@ -9,7 +9,7 @@ from imgguard import names
 from imgguard.api import v1
 from imgguard.border import Border
 from imgguard.creates import Asked, Creates
-from imgguard.errors import GlanceUnavailable
+from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.guard import Guard
 from imgguard.images import Caller, Images
 from imgguard.middleware import Handler
@@ -17,7 +17,7 @@ from imgguard.operations import Action, Operation
 from imgguard.presenter import PresenterV1
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse
+from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ReadsV1:
         """``HEAD``: hand on, with the error state written into the headers."""
         answer = Captured(self._application, environ)
         if answer.status == 200:
-            self._presenter.present_in_headers(answer, by)
+            self._presenter.present_in_headers(answer, operation.image_id, by)
         return answer.send(start_response)
 
     def update(self, environ: Environ, start_response: StartResponse, operation: Operation,
@@ -72,13 +72,16 @@ class CreatesV1(Creates):
     show in error whatever happens. Kept or not, who brings data is told which image it was for when that fails.
 
     :param bring: what handles an upload, and a copy, to an image that is there
+    :param delete: deletes an image in its caller's name; whether Glance did
     """
 
     def __init__(self, application: Application, settings: Settings, store: Store, guard: Guard,
-                 presenter: PresenterV1, images: Images, bring: Mapping[Action, Handler]) -> None:
+                 presenter: PresenterV1, images: Images, bring: Mapping[Action, Handler],
+                 delete: Callable[[Caller, str], bool]) -> None:
         super().__init__(application, settings, store, guard, presenter)
         self._images: Final = images
         self._bring: Final = bring
+        self._delete: Final = delete
 
     def _take_property(self, environ: Environ) -> tuple[Environ, bool | None]:
         return v1.take_keep(environ)
@@ -89,34 +92,46 @@ class CreatesV1(Creates):
     def _create(self, environ: Environ, start_response: StartResponse, operation: Operation, by: Caller,
                 asked: Asked) -> Iterable[bytes]:
         bring = self._bring.get(operation.action)
-        if bring is None:
+        if bring is None or v1.names_location(environ):
             return super()._create(environ, start_response, operation, by, asked)
         image_id = v1.chosen_id(environ) or str(uuid.uuid4())
         keeps = self._guard.keeps(asked.keep, None, v1.image_type(environ))
         first = v1.without_source(environ, image_id) if keeps else v1.with_id(environ, image_id)
         created, images = self._created(first, by, asked)
         if not (keeps and images):
-            return self._with_id(created, image_id, by).send(start_response)
-        return bring(v1.of_source(environ, image_id), _as_created(start_response, created, image_id),
-                     Operation(operation.action, image_id, version=1), by)
+            return self._with_id(created, environ, image_id, by).send(start_response)
 
-    def _with_id(self, answer: Captured, image_id: str, by: Caller) -> Captured:
-        """The answer to a create; of one that has failed and left an image, with the id of that."""
-        if answer.status >= 400:
+        def brought(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+            return bring(environ, start_response, Operation(operation.action, image_id, version=1), by)
+
+        answer = Captured(brought, v1.of_source(environ, image_id))
+        if answer.status >= 400 and answer.header(names.KEPT_HEADER) is None:
+            # Refused at the door, so nothing speaks for an image that Glance would not have made in one step.
+            answer.body()
+            self._unmake(image_id, by)
+        elif answer.status < 400:
+            answer.status_line = created.status_line
+            answer.headers += [(name, value) for name, value in created.headers if name.lower() == 'location']
+            answer.headers.append((names.IMAGE_ID_HEADER, image_id))
+        else:
+            answer.headers.append((names.IMAGE_ID_HEADER, image_id))
+        return answer.send(start_response)
+
+    def _unmake(self, image_id: str, by: Caller) -> None:
+        """Delete an image that was made for data which then was refused."""
+        with Border(LOG, 'an image whose data was refused is not deleted', StoreUnavailable):
+            if self._delete(by, image_id):
+                for record in self._store.records([image_id]).values():
+                    self._store.deleted(record.image_id, record.created_at)
+
+    def _with_id(self, answer: Captured, environ: Environ, image_id: str, by: Caller) -> Captured:
+        """The answer to a create; of one that has failed and left an image, with the id of that.
+
+        Of an id that the client has chosen nobody knows whether it was there before.
+        """
+        if answer.status >= 400 and v1.chosen_id(environ) is None:
             answer.body()
             with Border(LOG, 'a create failed, and it is not known whether it has left an image', GlanceUnavailable):
                 if self._images.look(by, image_id) is not None:
                     answer.headers.append((names.IMAGE_ID_HEADER, image_id))
         return answer
-
-
-def _as_created(start_response: StartResponse, created: Captured, image_id: str) -> StartResponse:
-    """Answers an upload as the create that brought it: 201 for 200, where the image is, and its id in any case."""
-    def started(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
-        headers = [*headers, (names.IMAGE_ID_HEADER, image_id)]
-        if status.startswith('200'):
-            status = created.status_line
-            headers += [(name, value) for name, value in created.headers if name.lower() == 'location']
-        return start_response(status, headers, *(() if exc_info is None else (exc_info,)))
-
-    return started

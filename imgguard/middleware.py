@@ -6,10 +6,16 @@ made; what belongs to a request lives in local values.
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import Final
 
+import webob.exc
+
+from imgguard import asking
 from imgguard.images import Caller
-from imgguard.operations import Action, Operation
+from imgguard.operations import Action, Operation, is_form
 from imgguard.wsgi import Application, Environ, StartResponse, unpacked
+
+_IN_FORM: Final = 'A form cannot replace the method of a request: send the request with the method that is meant.'
 
 Handler = Callable[[Environ, StartResponse, Operation, Caller], Iterable[bytes]]
 
@@ -37,6 +43,10 @@ class ImageGuard:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         self._start()
+        if is_form(environ):
+            environ, replaced = asking.method_in_form(environ)
+            if replaced:
+                return webob.exc.HTTPBadRequest(explanation=_IN_FORM)(environ, start_response)
         operation = self._recognise(environ)
         handler = None if operation is None else self._handlers[operation.version].get(operation.action)
         if operation is None or handler is None:

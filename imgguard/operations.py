@@ -65,6 +65,7 @@ _IMAGE: Final = {
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
 _PATH: Final = re.compile(r'/v2/images(?:/(?P<image>[^/]+?)(?:/(?P<part>file|stage|import|locations|attempts))?)?$')
 MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
+_FORMS: Final = ('application/x-www-form-urlencoded', 'multipart/form-data')
 _SLASHES: Final = re.compile('//+')
 
 
@@ -87,6 +88,12 @@ def recognise(environ: Environ) -> Operation | None:
     else:
         action = _IMAGE[match['part']].get(_method(environ))
     return Operation(action, image_id or '') if action else None
+
+
+def is_form(environ: Environ) -> bool:
+    """Whether Routes looks for another method in the body (``routes/middleware.py``, ``is_form_post``) for an image."""
+    return (environ.get('REQUEST_METHOD') == 'POST' and 'images' in environ.get('PATH_INFO', '')
+            and str(environ.get('CONTENT_TYPE') or '').partition(';')[0] in _FORMS)
 
 
 def spellings(image_id: str) -> list[str]:

@@ -43,12 +43,12 @@ def negotiated(environ: Environ) -> str:
     match = _VERSION.fullmatch(version)
     if match is not None:
         return _SLASHES.sub('/', f'/v{match[1]}{slash}{rest}')
-    accept = _accepted(environ.get('HTTP_ACCEPT') or '')
+    accept = accepted(environ.get('HTTP_ACCEPT') or '')
     match = _VERSION.fullmatch(accept.removeprefix(MEDIA_TYPE)) if accept.startswith(MEDIA_TYPE) else None
     return _SLASHES.sub('/', f'/v{match[1]}{path}') if match else ''
 
 
-def _accepted(header: str) -> str:
+def accepted(header: str) -> str:
     """The header as Glance looks at it (``MIMEAccept.parse`` and ``Accept.__str__`` of WebOb 1.7)."""
     accepted = []
     for name, quality in _ACCEPTED.findall(',' + header):

@@ -156,7 +156,11 @@ def looked(answer: Answer, failure: Failure, status: str | None) -> Outcome:
     :param failure: of the verdict ``LOOK``
     :param status: of the image after the answer; ``None`` when it is gone
     """
-    if status == 'queued':
+    if status == 'queued' and answer.version == 1 and answer.status in _AT_THE_DOOR:
+        # What v1 refuses after it has begun to take data it kills (glance 15, api/v1/upload_utils.py), and a proxy
+        # may have read data that Glance has not.
+        failed = False
+    elif status == 'queued':
         failed = answer.status in _AMBIGUOUS or answer.received > 0
     else:
         # Who lost against another upload was told so before a byte was read, and the other one may still be running.

@@ -135,11 +135,14 @@ class PresenterV1(Presenter):
         super().__init__(store, settings, recovery)
         self._status = status
 
-    def present_in_headers(self, answer: Captured, by: Caller) -> None:
-        """Write what is known into an answer that tells of one image in its headers."""
+    def present_in_headers(self, answer: Captured, image_id: str, by: Caller) -> None:
+        """Write what is known into an answer that tells of one image in its headers.
+
+        :param image_id: as the path spells it
+        """
         # Whatever is wrong here, the client gets Glance's answer.
         with Border(LOG, 'answered without the error state'):
-            told = v1.image_of(answer.headers)
+            told = v1.image_of(answer.headers, image_id)
             image = None if told is None else v1.as_v2(told)
             if image is None or image['status'] not in v2.ERROR_STATUSES:
                 return

@@ -11,7 +11,7 @@ from typing import Final
 
 from imgguard import codes, glance_stores, watch
 from imgguard.about import About
-from imgguard.attempts import IMPORTS, Failure, ImageRecord, Kind
+from imgguard.attempts import IMPORTS, Failure, ImageRecord, Kind, State
 from imgguard.border import Border
 from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
@@ -20,7 +20,7 @@ from imgguard.guard import Guard
 from imgguard.requeue import CannotRequeue, Overtaken
 from imgguard.settings import Settings
 from imgguard.store import AttemptRow, Store
-from imgguard.tasks import DATA, Tasks
+from imgguard.tasks import DATA, KILLED, Tasks
 from imgguard.workers import Workers
 
 LOG: Final = logging.getLogger(__name__)
@@ -77,13 +77,14 @@ class Recovery:
             return self._store.give_up(record.key, never)
         return False
 
-    def clear(self, record: ImageRecord, status: str | None = None) -> bool:
+    def clear(self, record: ImageRecord, status: str | None = None, asked: bool = False) -> bool:
         """Clear away what attempts left of an image in Glance; one without data then is ``queued``.
 
         Where data that may lie in Glance's stores cannot be deleted, that is left to whoever can: the attempts are not
         noted as cleared.
 
         :param status: what Glance says of the image; ``None`` where that is not known
+        :param asked: whether somebody wants to bring the data anew, or has said that nobody brings it any more
         :returns: whether anything was cleared away
         :raises NotYet: while the fence is closed; :class:`BeingCleared` while somebody else is at it
         :raises CannotRequeue: it is not possible; the text says what the operator can do
@@ -99,6 +100,8 @@ class Recovery:
         if not self._requeue.deletes_data and not self._requeue.needed(record.image_id):
             return False
         past = self._fence.passed(record, status)
+        if not asked and status != KILLED and any(map(_may_go_on, past)):
+            raise NotYet(self._settings.import_stall_seconds)
         return self._clear(record, [task for attempt in past if (task := self._task(record, attempt)) is not None])
 
     def clear_staged_here(self, record: ImageRecord) -> None:
@@ -179,3 +182,9 @@ class Recovery:
         if attempt.kind not in IMPORTS or attempt.task_id is not None:
             return attempt.task_id
         return self._tasks.find(record.image_id, [attempt.request_id])
+
+
+def _may_go_on(attempt: AttemptRow) -> bool:
+    """Whether an import was given up for its silence alone: a copy by v1 shows nothing of itself until it has ended."""
+    return (attempt.kind in IMPORTS and attempt.state is State.FAILED and bool(attempt.handed_on)
+            and attempt.http_status is None and attempt.task_id is None)

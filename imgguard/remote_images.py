@@ -20,6 +20,7 @@ from imgguard.attempts import Kind
 from imgguard.errors import GlanceUnavailable
 from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
 from imgguard.operations import MEDIA_TYPE
+from imgguard.operations_v1 import accepted
 from imgguard.wsgi import Application, Captured, Environ, StartResponse
 
 Json = dict[str, Any]
@@ -36,6 +37,10 @@ _NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
 _REFUSALS: Final = (401, 403, 404)
 # To a version of the API that it does not speak (glance/api/middleware/version_negotiation.py, process_request).
 _NOT_SPOKEN: Final = 300
+
+OUT_OF_RANGE: Final = {'HTTP_X_IMAGE_META_MIN_DISK': '2147483648', 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
+"""Headers of an update by v1 that Glance refuses once policy and owner have let the caller in: a ``min_disk`` that no
+column holds (glance 15, ``glance/db/sqlalchemy/api.py``, ``_image_update`` and ``_validate_db_int``)."""
 
 
 class NotAnswered(GlanceUnavailable):
@@ -65,7 +70,7 @@ class Asker:
         self._environ: Final = {
             name: value for name, value in environ.items()
             if name.startswith(_OF_CALLER) and not name.startswith(_NOT_OF_CALLER)}
-        if str(self._environ.get('HTTP_ACCEPT') or '').startswith(MEDIA_TYPE):
+        if accepted(str(self._environ.get('HTTP_ACCEPT') or '')).startswith(MEDIA_TYPE):
             # It tells the version, which the paths of these requests tell.
             del self._environ['HTTP_ACCEPT']
 
@@ -125,8 +130,14 @@ class Asker:
     def image_of_v1(self, image_id: str) -> Json | None:
         """The image as v1 shows it, in the words of v2; ``None`` when there is none for this caller, or no v1."""
         answer = self.ask('HEAD', f'/v1/images/{image_id}')
-        told = v1.image_of(answer.headers) if answer.status == 200 else None
-        return None if told is None else v1.as_v2(told)
+        if answer.status == 401:
+            raise TokenRefused('Glance refuses the token')
+        if answer.status in (*_REFUSALS, _NOT_SPOKEN):
+            return None
+        told = v1.image_of(answer.headers, image_id) if answer.status == 200 else None
+        if told is None:
+            raise NotAnswered(f'Glance answered {answer.status_line!r} to HEAD /v1/images/{image_id}')
+        return v1.as_v2(told)
 
 
 class Remote:
@@ -182,6 +193,10 @@ class Remote:
 class RemoteImages:
     """Images of the Glance behind the proxy."""
 
+    def __init__(self) -> None:
+        # Until Glance has said that it does not.
+        self._speaks_v1 = True
+
     def look(self, by: Caller, image_id: str) -> Image | None:
         """See :class:`imgguard.images.Images`."""
         return _unless_hidden(lambda: self.for_show(by, image_id))
@@ -209,7 +224,22 @@ class RemoteImages:
             raise NotAllowed(answer)
         if answer.status != 409:
             raise NotAnswered(f'Glance answered {answer.status_line!r} where 409 says that an update is allowed')
+        if self._speaks_v1:
+            self._ask_v1(by, image)
         return image
+
+    def _ask_v1(self, by: Caller, image: Image) -> None:
+        """Ask a Glance that has v1 there, too: its v2 looks at the policy only when it saves an update.
+
+        (Glance 15, ``glance/api/policy.py``, ``ImageRepoProxy.save``.)
+
+        :raises NotAllowed: the caller may not modify the image
+        """
+        answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=OUT_OF_RANGE)
+        if answer.status == _NOT_SPOKEN:
+            self._speaks_v1 = False
+        elif answer.status == 403:
+            raise NotAllowed(answer)
 
     def for_delete(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may delete it.

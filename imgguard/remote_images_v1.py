@@ -10,9 +10,8 @@ from typing import Final
 
 from imgguard.api import v1
 from imgguard.images import Caller, Image
-from imgguard.remote_images import NotAllowed, NotAnswered, RemoteImages, asker, image_of
+from imgguard.remote_images import OUT_OF_RANGE, NotAllowed, NotAnswered, RemoteImages, asker, image_of
 
-_TOO_LARGE: Final = {'HTTP_X_IMAGE_META_MIN_DISK': '2147483648', 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
 # A member with whom the image is shared may not modify it, and is answered 500.
 _REFUSALS: Final = (401, 403, 404, 500)
 
@@ -25,7 +24,7 @@ class RemoteImagesV1(RemoteImages):
         answer = asker(by).ask('HEAD', f'/v1/images/{image_id}')
         if answer.status in (401, 403, 404):
             raise NotAllowed(answer)
-        found = v1.image_of(answer.headers) if answer.status == 200 else None
+        found = v1.image_of(answer.headers, image_id) if answer.status == 200 else None
         if found is None:
             raise NotAnswered(f'Glance answered {answer.status_line!r} to HEAD /v1/images/{image_id}')
         return image_of(v1.as_v2(found))
@@ -37,7 +36,7 @@ class RemoteImagesV1(RemoteImages):
     def for_update(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
         image = self.for_show(by, image_id)
-        answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=_TOO_LARGE)
+        answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=OUT_OF_RANGE)
         if answer.status in _REFUSALS:
             raise NotAllowed(answer)
         if answer.status != 400 or b'min_disk' not in answer.body():
@@ -47,3 +46,8 @@ class RemoteImagesV1(RemoteImages):
     def refuses_before_policy(self, environ: object) -> bool:
         """See :class:`imgguard.images.Images`; whatever v1 refuses for its form, it may have killed the image for."""
         return False
+
+
+def delete_v1(by: Caller, image_id: str) -> bool:
+    """Delete an image in its caller's name; whether Glance did."""
+    return asker(by).ask('DELETE', f'/v1/images/{image_id}').status == 200

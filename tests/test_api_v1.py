@@ -59,7 +59,7 @@ def test_the_images_of_an_answer(document: Any, count: int) -> None:
 
 
 def test_headers_tell_the_same_as_json() -> None:
-    from_headers = v1.image_of(headers())
+    from_headers = v1.image_of(headers(), 'x')
     assert from_headers and v1.as_v2(from_headers) == v1.as_v2(image())
     assert from_headers['properties'] == {'os_distro': 'debian'}
 
@@ -68,12 +68,19 @@ def test_headers_tell_the_same_as_json() -> None:
     [], [('Content-Type', 'text/plain')], headers()[:3], [(name, value) for name, value in headers()
                                                           if name != 'x-image-meta-status']])
 def test_headers_that_tell_of_no_image(given: list[tuple[str, str]]) -> None:
-    assert v1.image_of(given) is None
+    assert v1.image_of(given, 'x') is None
+
+
+@pytest.mark.parametrize('more', [
+    ('x-image-meta-id', 'another'), ('X-Image-Meta-Status', 'queued'), ('x-image-meta-owner', 'mine')])
+def test_headers_that_a_property_may_have_slipped_in(more: tuple[str, str]) -> None:
+    assert v1.image_of([*headers(), more], 'x') is None
+    assert v1.image_of(headers(), 'another') is None
 
 
 def test_headers_in_any_case_and_in_utf_8() -> None:
     given = [(name.title(), value) for name, value in headers(owner='müller'.encode().decode('latin-1'))]
-    assert (v1.image_of(given) or {})['owner'] == 'müller'
+    assert (v1.image_of(given, 'x') or {})['owner'] == 'müller'
 
 
 def test_what_the_guard_needs_in_the_words_of_v2() -> None:
@@ -192,6 +199,13 @@ def test_the_deadline_of_an_image_that_waits(status: str, give_up_at: float | No
 
 # What is asked
 
+@pytest.mark.parametrize('size', ['abc', '+999', '-1', '5'])
+def test_a_size_that_says_something_is_for_glance_to_judge(size: str) -> None:
+    sent = environ(size=size) | {'PATH_INFO': '/v1/images', 'wsgi.input': BytesIO()}
+    for taken in (v1.without_source(sent, 'y'), v1.of_source(sent, 'y')):
+        assert taken['HTTP_X_IMAGE_META_SIZE'] == size
+
+
 def test_the_id_that_the_client_has_chosen_is_taken_as_it_is() -> None:
     assert v1.chosen_id(environ(id='6C9B66D6d1274c21')) == '6C9B66D6d1274c21'
     assert v1.chosen_id(environ(id='')) is v1.chosen_id(environ()) is None
@@ -216,7 +230,7 @@ def test_a_create_that_brings_data_is_taken_apart() -> None:
         'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
 
 
-@pytest.mark.parametrize('size', ['0', '', '00'])
+@pytest.mark.parametrize('size', ['0', '', '00', '+0'])
 def test_glance_must_not_take_an_image_for_complete_before_its_data_comes(size: str) -> None:
     sent = environ(size=size) | {'PATH_INFO': '/v1/images', 'wsgi.input': BytesIO()}
     assert all('HTTP_X_IMAGE_META_SIZE' not in each for each in (v1.without_source(sent, 'y'), v1.of_source(sent, 'y')))

@@ -481,3 +481,21 @@ def test_an_outage_of_the_store(
     assert (answer.status_int, answer.headers.get(KEPT)) == (204 if deleted else 500, kept)
     assert waiting.deleted == deleted
     assert caplog.records
+
+
+# Another way to say DELETE
+
+@pytest.mark.parametrize('form', ['_method=DELETE', '%5Fmethod=DELETE', 'x=1&_method=delete'])
+def test_a_form_does_not_replace_the_method(images: Images, form: str) -> None:
+    image_id = images.in_error()
+    answer = images.request('POST', f'/v2/images/{image_id}', {'Content-Type': 'application/x-www-form-urlencoded'},
+                            form.encode())
+    assert answer.status_int == 400 and 'form' in answer.text
+    assert images.show(image_id)['status'] == 'error'
+
+
+def test_a_document_that_calls_itself_a_form_is_glances(images: Images) -> None:
+    # As curl sends it.
+    answer = images.request('POST', '/v2/images', {**KEEP, 'Content-Type': 'application/x-www-form-urlencoded'},
+                            b'{"name": "n"}')
+    assert (answer.status_int, answer.headers[KEPT]) == (201, 'guarded')

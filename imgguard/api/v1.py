@@ -16,6 +16,7 @@ from webob.exc import HTTPException, HTTPForbidden
 from imgguard import asking, names, text
 from imgguard.api import v2
 from imgguard.attempts import ErrorState, ImageRecord
+from imgguard.operations import spellings
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -45,7 +46,7 @@ _PURGE: Final = 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS'
 _SOURCE: Final = frozenset({'CONTENT_LENGTH', 'CONTENT_TYPE', 'HTTP_TRANSFER_ENCODING', 'HTTP_EXPECT',
                             _LOCATION_ENVIRON, 'HTTP_X_GLANCE_API_COPY_FROM', 'wsgi.input_terminated'})
 # What Glance looks at in the very request that brings the data (glance/api/v1/images.py, _upload, _handle_source).
-_OF_SOURCE: Final = frozenset({_SIZE_ENVIRON, _LOCATION_ENVIRON, f'{_META_ENVIRON}STORE'})
+_OF_SOURCE: Final = frozenset({_SIZE_ENVIRON, f'{_META_ENVIRON}STORE'})
 _KEEP_ENVIRON: Final = _PROPERTY_ENVIRON + names.KEEP_PROPERTY.upper()
 
 
@@ -92,18 +93,25 @@ def created_at(value: str) -> str:
     return f'{match[1]}Z' if match else value
 
 
-def image_of(headers: Headers) -> Json | None:
+def image_of(headers: Headers, image_id: str) -> Json | None:
     """The image that the headers of an answer tell of, as JSON would; ``None`` for another answer.
 
-    Values are strings as they are told, but for the two truths that :func:`as_v2` looks at.
+    Values are strings as they are told, but for the two truths that :func:`as_v2` looks at. A property's value may hold
+    line ends and headers behind them, which Glance does not take out: an answer that tells a field twice, or of another
+    image, is not believed.
+
+    :param image_id: as the path spells it
     """
+    told = [name.lower() for name, _ in headers if name.lower().startswith(_META)]
+    if len(set(told)) < len(told):
+        return None
     fields = {name.lower(): _decoded(value) for name, value in headers if name.lower().startswith(_META)}
     properties = {name.removeprefix(_PROPERTY): value for name, value in fields.items() if name.startswith(_PROPERTY)}
     image: Json = {name.removeprefix(_META): value for name, value in fields.items() if not name.startswith(_PROPERTY)}
     image['properties'] = properties
     for name in ('protected', 'is_public'):
         image[name] = image.get(name) == 'True'
-    return image if _is_image(image) else None
+    return image if _is_image(image) and image['id'] in spellings(image_id) else None
 
 
 def _decoded(value: str) -> str:
@@ -194,6 +202,11 @@ def with_id(environ: Environ, image_id: str) -> Environ:
     return {**environ, _ID_ENVIRON: image_id}
 
 
+def names_location(environ: Environ) -> bool:
+    """Whether a create names a location, too, which Glance keeps although it refuses two sources."""
+    return bool(environ.get(_LOCATION_ENVIRON))
+
+
 def image_type(environ: Environ) -> str | None:
     """The property ``image_type`` that a create sets."""
     return environ.get(f'{_PROPERTY_ENVIRON}IMAGE_TYPE')
@@ -202,17 +215,17 @@ def image_type(environ: Environ) -> str | None:
 def without_source(environ: Environ, image_id: str) -> Environ:
     """The environ of a create, with that id chosen, that leaves out what brings data."""
     rest = {name: value for name, value in environ.items() if name not in _SOURCE}
-    if announced_size(rest) is None:
+    if _is_zero(rest):
         # Glance would take an image of 0 bytes for complete (glance/api/v1/images.py, _reserve).
-        rest.pop(_SIZE_ENVIRON, None)
+        del rest[_SIZE_ENVIRON]
     return {**with_id(rest, image_id), 'wsgi.input': BytesIO()}
 
 
 def of_source(environ: Environ, image_id: str) -> Environ:
     """The environ of an upload or copy to that image with just what a create has of it."""
     rest = {name: value for name, value in environ.items() if not name.startswith(_META_ENVIRON) or name in _OF_SOURCE}
-    if announced_size(rest) is None:
-        rest.pop(_SIZE_ENVIRON, None)
+    if _is_zero(rest):
+        del rest[_SIZE_ENVIRON]
     path = str(environ['PATH_INFO']).removesuffix('\n')
     return {**rest, 'REQUEST_METHOD': 'PUT', 'QUERY_STRING': '', 'PATH_INFO': f'{path}/{image_id}', _PURGE: 'false'}
 
@@ -225,6 +238,14 @@ def announced_size(environ: Environ) -> int | None:
     """
     value = str(environ.get(_SIZE_ENVIRON) or '').strip()
     return int(value) or None if value.isascii() and value.isdigit() and len(value) < 20 else None
+
+
+def _is_zero(environ: Environ) -> bool:
+    """Whether ``x-image-meta-size`` says 0, or nothing."""
+    try:
+        return _SIZE_ENVIRON in environ and int(environ[_SIZE_ENVIRON] or 0) == 0
+    except ValueError:
+        return False
 
 
 def take_keep(environ: Environ) -> tuple[Environ, bool | None]:

@@ -29,7 +29,7 @@ def header_list(answer: Answer) -> Headers:
 
 def in_all_answers(images: V1Images, image_id: str) -> list[v1.Json]:
     """The image as HEAD, a PUT without data, and the list tell of it."""
-    head = v1.image_of(header_list(images.request('HEAD', f'/v1/images/{image_id}')))
+    head = v1.image_of(header_list(images.request('HEAD', f'/v1/images/{image_id}')), image_id)
     put = images.request('PUT', f'/v1/images/{image_id}', KEEP_PROPERTIES)
     listed = images.request('GET', '/v1/images/detail?changes-since=2000-01-01T00:00:00Z')
     assert v2.may_be_in_error(listed.body) is (put.json['image']['status'] != 'active')

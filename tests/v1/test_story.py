@@ -12,7 +12,8 @@ import pytest
 
 from tests.identity import admin_token
 from tests.old_glance import OldGlance
-from tests.sockets import eventually
+from tests.sockets import GuardsStore, eventually
+from tests.sources import Source
 from tests.uploading import ERROR, KEEP, KEPT
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding, started
@@ -72,9 +73,11 @@ def test_a_create_with_data_that_ends_well_is_answered_as_without_the_guard(imag
     assert set(answers[0].headers) - ours == set(answers[1].headers)
 
 
-@pytest.mark.parametrize('path', ['/images', '/v1.1//images', '/v1/images'])
-def test_other_spellings_are_no_way_round(images: V1Images, path: str) -> None:
-    accept = {'Accept': 'application/vnd.openstack.images-v1'} if path == '/images' else {}
+@pytest.mark.parametrize(('path', 'accepted'), [
+    ('/images', 'application/vnd.openstack.images-v1'), ('/images', 'Application/vnd.openstack.images-v1'),
+    ('/v1.1//images', None), ('/v1/images', 'text/plain')])
+def test_other_spellings_are_no_way_round(images: V1Images, path: str, accepted: str | None) -> None:
+    accept = {} if accepted is None else {'Accept': accepted}
     answer = images.request('POST', path, {**FORMATS, **OCTETS, **KEEP, **WRONG, **accept}, DATA)
     assert (answer.status, answer.headers[KEPT_HEADER]) == (400, 'error')
     assert images.status(answer.headers[ID_HEADER]) == 'error'
@@ -85,6 +88,8 @@ def test_the_id_that_the_client_chooses_is_kept(images: V1Images) -> None:
     assert in_error(images, **{'x-image-meta-id': chosen}) == chosen
     taken = images.create(DATA, {**KEEP, 'x-image-meta-id': chosen})
     assert taken.status == 409 and 'already exists' in taken.text
+    # It is not what this create has left.
+    assert ID_HEADER not in taken.headers
 
 
 @pytest.mark.parametrize(('keep', 'status'), [({'x-image-meta-property-imgguard_keep_on_failure': 'yes'}, 'error'),
@@ -194,6 +199,25 @@ def test_the_policy_of_glance_decides(start_old_glance: StartOldGlance, tmp_path
         assert images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts'] == []
 
 
+def test_it_decides_on_what_is_asked_by_v2_too(start_old_glance: StartOldGlance, tmp_path: Path) -> None:
+    glance = start_old_glance(policy={'modify_image': 'role:admin'})
+    with guarding(glance, tmp_path) as port:
+        images = V1Images(port)
+        image_id = images.created(KEEP)
+        patched = images.client.request(
+            'PATCH', f'/v2/images/{image_id}', b'[{"op": "replace", "path": "/status", "value": "error"}]',
+            {'Content-Type': 'application/openstack-images-v2.1-json-patch'})
+        assert (patched.status, images.status(image_id)) == (403, 'queued')
+
+
+def test_a_create_whose_data_is_refused_leaves_no_image(start_old_glance: StartOldGlance, tmp_path: Path) -> None:
+    glance = start_old_glance(policy={'upload_image': 'role:admin'})
+    with guarding(glance, tmp_path) as port:
+        images = V1Images(port)
+        answer = images.create(DATA, KEEP)
+        assert (answer.status, answer.headers.get(ID_HEADER), images.listed()) == (403, None, [])
+
+
 @pytest.mark.parametrize('by_database', [True, False])
 def test_a_glance_that_has_no_v2(start_old_glance: StartOldGlance, tmp_path: Path, by_database: bool) -> None:
     glance = start_old_glance({'DEFAULT': {'enable_v2_api': 'False'}})
@@ -211,6 +235,20 @@ def test_a_glance_that_has_no_v2(start_old_glance: StartOldGlance, tmp_path: Pat
             assert (again.status, images.status(image_id)) == (200, 'active')
         else:
             assert again.status == 409 and 'glance_connection' in again.text
+
+
+def test_a_copy_that_takes_long_is_not_cleared_away_under_glance(old_glance: OldGlance, source: Source,
+                                                                 tmp_path: Path) -> None:
+    with guarding(old_glance, tmp_path, import_stall_seconds='1', lease_seconds='5', fence_seconds='6') as port:
+        images, store = V1Images(port), GuardsStore(f'sqlite:///{tmp_path}/imgguard.db')
+        copied = images.create(headers={**KEEP, 'x-glance-api-copy-from': source.url('slow')})
+        image_id = copied.headers[ID_HEADER]
+        eventually(lambda: images.status(image_id) == 'error', 'the error')
+        eventually(lambda: store.attempts(image_id)[0].silent_for > 7, 'the end of the fence')
+        assert images.status(image_id) == 'error'
+        source.release()
+        eventually(lambda: images.status(image_id) == 'active', 'the data')
+        store.close()
 
 
 # The command line
