@@ -9,6 +9,7 @@ was told a size stops reading there, so a check at the end of the stream would o
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -140,7 +141,8 @@ class BodyReader:
         self._digests = digests
         self._confirm = confirm
         self._refuse_empty = refuse_empty
-        self._held = bytearray()
+        self._held: deque[bytes] = deque()
+        self._held_size = 0
         self._ended = False
         self._error: Exception | None = None
         if None not in (self._length, announced) and self._length != announced:
@@ -201,14 +203,22 @@ class BodyReader:
         return data
 
     def _read_held(self, wanted: int | None) -> bytes:
-        while not self._ended and (wanted is None or len(self._held) <= wanted):
+        while not self._ended and (wanted is None or self._held_size <= wanted):
             data = self._receive(max(wanted or 0, _BLOCK))
-            self._held += data
+            self._held.append(data)
+            self._held_size += len(data)
             if not data:
                 self._end()
-        taken = bytes(self._held[:wanted])
-        del self._held[:wanted]
-        return taken
+        return self._take(self._held_size if wanted is None else min(wanted, self._held_size))
+
+    def _take(self, size: int) -> bytes:
+        """The first so many bytes of what is held."""
+        if not self._held or len(self._held[0]) != size:
+            # Servers and Glance mostly agree on the size of a block, and nothing is copied.
+            held = b''.join(self._held)
+            self._held = deque([held[:size], held[size:]])
+        self._held_size -= size
+        return self._held.popleft()
 
     def _receive(self, size: int) -> bytes:
         try:

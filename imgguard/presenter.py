@@ -52,11 +52,14 @@ class Presenter:
             self._rewrite(answer, by)
 
     def _rewrite(self, answer: Captured, by: Caller) -> None:
-        document = json.loads(answer.body())
-        waiting = [image for image in v2.images_of(document) if image['status'] in v2.ERROR_STATUSES]
-        records = self.known(waiting)
-        if any([self.write(image, records, by) for image in waiting]):
-            answer.replace(v2.dump(document))
+        page = v2.Page.of(answer.body())
+        document = None if page else json.loads(answer.body())
+        images = page.images if page else v2.images_of(document)
+        waiting = [number for number, image in enumerate(images) if image['status'] in v2.ERROR_STATUSES]
+        records = self.known([images[number] for number in waiting])
+        changed = {number for number in waiting if self.write(images[number], records, by)}
+        if changed:
+            answer.replace(page.written(changed) if page else v2.dump(document))
 
     def may_be_hidden(self, image_id: str) -> bool:
         """Whether an answer that cannot be read may show an image in error as a sound one.

@@ -19,6 +19,9 @@ _HEADING: Final = re.compile(r'^\d{3} [A-Z][A-Za-z -]*$')
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
     """One printable line: anything else becomes a space, runs of spaces one, cut at ``limit`` characters."""
+    if len(text) <= limit and ' ' not in text and text.isprintable():
+        # As ids are, of which every request has one.
+        return text
     head = text[:8 * limit]
     printable = ''.join(character if character.isprintable() else ' ' for character in head)
     line = ' '.join(printable.split())

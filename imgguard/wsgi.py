@@ -63,7 +63,11 @@ class Captured:
 
     def header(self, name: str) -> str | None:
         """The value of the first header of that name."""
-        return next((value for given, value in self.headers if given.lower() == name.lower()), None)
+        wanted = name.lower()
+        for given, value in self.headers:
+            if given.lower() == wanted:
+                return value
+        return None
 
     @property
     def packed(self) -> str | None:

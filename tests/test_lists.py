@@ -1,17 +1,17 @@
 """Lists: images in error are found by status and code, in Glance's own order, pages and links."""
 
 import itertools
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from sqlalchemy import Engine, MetaData, Table, create_engine, event, insert, text
+from sqlalchemy import MetaData, Table, create_engine, insert, text
 
 from imgguard import listing, presenter
 from imgguard.store.models import images as rows_of_the_guard
+from tests import counting
 from tests.conftest import OverrideGlance
 from tests.harness import InProcessGlance, in_process_only
 from tests.identity import token
@@ -310,26 +310,17 @@ class Queries:
 
     def __init__(self, connection: str) -> None:
         self._connection = connection
-        self.count = 0
-
-    def __call__(self, connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
-        if str(connection.engine.url).endswith(self._connection.removeprefix('sqlite:///')) and (
-                statement.startswith('SELECT')):
-            self.count += 1
 
     def of(self, images: Images, path: str, method: str = 'GET') -> int:
         """How many queries this request costs."""
-        self.count = 0
-        assert images.request(method, path).status_int < 400
-        return self.count
+        with counting.statements(self._connection) as seen:
+            assert images.request(method, path).status_int < 400
+        return len([statement for statement in seen if statement.startswith('SELECT')])
 
 
 @pytest.fixture
-def queries(pipelines: Pipelines) -> Iterator[Queries]:
-    counting = Queries(pipelines.connection)
-    event.listen(Engine, 'before_cursor_execute', counting)
-    yield counting
-    event.remove(Engine, 'before_cursor_execute', counting)
+def queries(pipelines: Pipelines) -> Queries:
+    return Queries(pipelines.connection)
 
 
 def test_a_page_costs_one_query_and_one_without_a_waiting_image_none(shelf: Shelf, queries: Queries) -> None:

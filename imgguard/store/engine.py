@@ -6,14 +6,16 @@ itself. That also gives SQLite what pysqlite hides: a transaction that takes the
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from random import SystemRandom
 from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, Select, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from imgguard.attempts import End
 from imgguard.counts import Counts
@@ -101,6 +103,18 @@ class Database:
                     raise
             return self._asked(ask)
 
+    def rows(self, query: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """The rows of a query as the driver gives them, past SQLAlchemy's execution, which takes longer than the query.
+
+        :param query: of which there are few: each is compiled once
+        :raises StoreUnavailable: the database could not be read
+        """
+        try:
+            return self._fetched(query, parameters)
+        except (SQLAlchemyError, self.engine().dialect.loaded_dbapi.Error, OSError):
+            # The long way knows what can be done about it, or what to say.
+            return self.read(lambda connection: connection.execute(query, parameters).all())
+
     def write(self, change: Callable[[Connection], Result]) -> Result:
         """Run a transaction and commit it; as a whole again when it did nothing.
 
@@ -128,6 +142,22 @@ class Database:
     def _asked(self, ask: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
             return ask(connection)
+
+    def _fetched(self, query: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        engine = self.engine()
+        connection = engine.raw_connection()
+        try:
+            compiled = _compiled(query, engine.dialect)
+            cursor = connection.cursor()
+            cursor.execute(compiled.string, _bound(compiled, parameters))
+            rows: Sequence[Sequence[Any]] = cursor.fetchall()
+            cursor.close()
+        except BaseException:
+            # Nobody knows what its server still sends.
+            connection.invalidate()
+            raise
+        connection.close()
+        return rows
 
     def _committed(self, change: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
@@ -192,6 +222,18 @@ class Database:
                 see_all_commits(cursor)
         finally:
             cursor.close()
+
+
+@lru_cache(maxsize=16)
+def _compiled(query: Select[Any], dialect: Dialect) -> SQLCompiler:
+    compiled = query.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
+
+
+def _bound(compiled: SQLCompiler, parameters: Mapping[str, Any]) -> Any:
+    values = compiled.construct_params(parameters)
+    return values if compiled.positiontup is None else tuple(values[name] for name in compiled.positiontup)
 
 
 def note(connection: Connection, end: End) -> None:

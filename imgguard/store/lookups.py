@@ -1,7 +1,7 @@
 """The questions: what is known of images and attempts. Each is asked outside any transaction."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, String, and_, any_, bindparam, column, func, select
@@ -50,7 +50,11 @@ class Lookups:
         """What is known of a page of images, by id and time of creation: one query."""
         if not image_ids:
             return {}
-        found = self._known(self._page(), {'ids': _packed(self._database.backend, image_ids)})
+        if len(image_ids) == 1:
+            # With every look at an image that waits, so past what takes longer than the query.
+            found = self._made(self._database.rows(self._of_id(), {'of_id': image_ids[0]}))
+        else:
+            found = self._known(self._page(), {'ids': _packed(self._database.backend, image_ids)})
         return {(known.image_id, known.created_at): known for known in found}
 
     def find(self, image_id: str) -> list[ImageRecord]:
@@ -114,9 +118,12 @@ class Lookups:
         return attempt(found[0]) if found else None
 
     def _known(self, statement: Select[Any], parameters: dict[str, Any]) -> list[ImageRecord]:
+        return self._made(self._rows(statement, parameters))
+
+    def _made(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
         # The facts of the two attempts stand behind the row, and whether the running one had its chance.
         return [record(row[:-2 * FACTS - 1], row[-1], row[-2 * FACTS - 1:-FACTS - 1], row[-FACTS - 1:-1],
-                       self._clock) for row in self._rows(statement, parameters)]
+                       self._clock) for row in rows]
 
     def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return self._database.read(lambda connection: connection.execute(statement, parameters).all())

@@ -89,10 +89,11 @@ def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], show
         kind, _, _, _, host, worker, task_id, handed_on = running
         alive = silent_for <= clock.silence or not proven
         goes_on = bool(handed_on) and kind in IMPORTS and silent_for < clock.stall
-        holder = Running(running_number, guarded, alive, since, Kind(kind), host, worker, task_id, silent_for,
+        holder = Running(running_number, bool(guarded), alive, since, Kind(kind), host, worker, task_id, silent_for,
                          bool(handed_on), goes_on)
-    return ImageRecord(key, image_id, created_at, owner, keep, count, give_up_at, bool(overdue), error, holder,
-                       deleted_at is not None, last_number, cleared_number, remains_at is not None)
+    return ImageRecord(key, image_id, created_at, owner, None if keep is None else bool(keep), count, give_up_at,
+                       bool(overdue), error, holder, deleted_at is not None, last_number, cleared_number,
+                       remains_at is not None)
 
 
 def attempt(row: Sequence[Any]) -> AttemptRow:

@@ -46,6 +46,21 @@ def test_a_read_survives_a_dead_connection(server: str, database: Database) -> N
     assert _session(database) != session
 
 
+def test_a_look_at_one_image_survives_a_dead_connection(server: str, url: str) -> None:
+    store = Store(url, LEASE)
+    begun(store)
+    _kill(store._database, _session(store._database))
+    assert set(store.records(['image'])) == {('image', CREATED)}
+    store.close()
+
+
+def test_a_look_at_one_image_tells_what_is_wrong(database: Database) -> None:
+    query = select(text('nothing')).select_from(text('nowhere'))
+    with pytest.raises(StoreUnavailable, match='nothing|nowhere|tables'):
+        database.rows(query, {})
+    assert database.read(lambda connection: connection.exec_driver_sql('SELECT 1').scalar_one()) == 1
+
+
 def test_a_write_survives_a_dead_connection(server: str, url: str, database: Database) -> None:
     calls: list[int] = []
 

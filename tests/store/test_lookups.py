@@ -1,6 +1,7 @@
 """What is known: pages of images, images in error, histories, and what was asked for an image."""
 
 import os
+import re
 import time
 from functools import partial
 from typing import Any
@@ -30,11 +31,28 @@ def test_a_page_is_one_query(store: Store, url: str, statements: list[tuple[str,
 
 def test_a_page_of_another_size_is_not_compiled_again(url: str, statements: list[tuple[str, object, str]]) -> None:
     own_time = Store(url, LEASE)
-    own_time.records(['one'])
-    statements.clear()
     own_time.records(['one', 'two'])
+    statements.clear()
+    own_time.records(['one', 'two', 'three'])
     assert [cache for _, _, cache in statements] == ['CACHE_HIT']
     own_time.close()
+
+
+def test_one_image_is_known_as_it_is_in_a_page(store: Store) -> None:
+    """The two ask in different ways; of what the driver gives nothing must be seen."""
+    failed(store, 'failed')
+    begun(store, 'running')
+    store.remember('asked', CREATED, 'owner', True, give_up_at_after=30)
+    wanted = ['failed', 'running', 'asked', 'unknown']
+    page = store.records(wanted)
+    alone = [store.records([image_id]) for image_id in wanted]
+    # The times of a look differ.
+    assert _without_times(repr([*alone, page])) == _without_times(repr(
+        [{name: page[name] for name in page if name[0] == image_id} for image_id in wanted] + [page]))
+
+
+def _without_times(text: str) -> str:
+    return re.sub(r'silent_for=[0-9.]+', '', text)
 
 
 def test_no_image_no_query(store: Store, statements: list[tuple[str, object, str]]) -> None:
