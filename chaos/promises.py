@@ -108,11 +108,21 @@ class History:
         """Who was told that the image is kept in error sees it in error, unless somebody tries again."""
         told = [each for each in self._data if each.kept == 'error' and each.answered < look.sent]
         if told and look.shown is not None and look.shown['status'] != 'error' and not self._blind(look) and (
-                not self.changes_after(told[-1], look.answered)):
+                not self.changes_after(told[-1], look.answered) and not _arrived_all_the_same(told[-1], look)):
             yield f'told to be in error by {told[-1]}'
 
     def _blind(self, look: Event) -> bool:
         return self._ledger.during("guard's", look, 1)
+
+
+def _arrived_all_the_same(told: Event, look: Event) -> bool:
+    """Whether Glance took the data and then failed to say so, for its database went away in between.
+
+    Whoever was told of an error hears that it is over, and nobody is shown one.
+    """
+    payload, shown = told.payload, look.shown
+    return (told.status or 0) >= 500 and payload is not None and payload.whole and shown is not None and (
+        shown['status'] == 'active' and shown['checksum'] == payload.checksum)
 
 
 def _wrong_error(look: Event) -> Iterator[str]:
