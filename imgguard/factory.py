@@ -118,6 +118,7 @@ class _Glance:
     :param release: as of :class:`imgguard.watch.Watch`
     :param around: called with who sent a request, for as long as it is handled
     :param v1: ``None`` where it has no API v1
+    :param elsewhere: whether requests for it go over a wire
     """
 
     guard: Guard
@@ -130,6 +131,7 @@ class _Glance:
     around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
     release: Callable[[str, str], object] = lambda image_id, task_id: None
     v1: _V1 | None = None
+    elsewhere: bool = False
 
 
 def _inside(application: Application, parts: _Parts) -> _Glance:
@@ -150,11 +152,12 @@ def _outside(application: Application, parts: _Parts, proxy: ProxySettings) -> _
     if settings.glance_connection is None:
         tasks = RemoteTasks(remote)
         recovery = Recovery(store, guard, tasks, NoWayBack(remote), parts.workers, settings)
-        return _Glance(guard, RemoteImages(), tasks, recovery, identify, None, around=remote.asked_by, v1=v1)
+        return _Glance(guard, RemoteImages(), tasks, recovery, identify, None, around=remote.asked_by, v1=v1,
+                       elsewhere=True)
     by_database = Outside(settings.glance_connection, store, settings, guard, parts.workers)
     sweep = Sweep(store, settings, time.monotonic, Event(), by_database.settling, purges=False)
     return _Glance(guard, RemoteImages(), by_database.tasks, by_database.recovery, identify, sweep.try_to_run,
-                   around=remote.asked_by, v1=v1)
+                   around=remote.asked_by, v1=v1, elsewhere=True)
 
 
 def _in_front(settings: ProxySettings, where: str, guarded: Callable[[Application], Application]) -> Application:
@@ -196,7 +199,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
 
     def of_v2(images: Images) -> dict[Action, Handler]:
         presenter = Presenter(store, settings, recovery)
-        reads = Reads(application, settings, store, presenter, images)
+        reads = Reads(application, settings, store, presenter, images, glance.elsewhere)
         return {
             **bringing(images),
             Action.CREATE: Creates(application, settings, store, guard, presenter),

@@ -25,6 +25,10 @@ Records = Mapping[tuple[str, str], ImageRecord]
 MAX_NARROWED: Final = 2000
 """Up to how many images in error Glance is asked for these alone, by id."""
 
+MAX_IN_TARGET: Final = 50
+"""The same where requests go over a wire: ids of 36 characters, in a target for which servers have 4 KiB (uWSGI) or 8
+(eventlet, gunicorn)."""
+
 _STEP: Final = 200
 _MAX_PAGE: Final = 1000
 _MAX_EXAMINED: Final = 2000

@@ -27,15 +27,19 @@ _PACKED: Final = ('The answer of the image service came packed although it was a
 
 
 class Reads:
-    """Handles reading requests for one filter."""
+    """Handles reading requests for one filter.
+
+    :param elsewhere: whether requests for Glance go over a wire
+    """
 
     def __init__(self, application: Application, settings: Settings, store: Store, presenter: Presenter,
-                 images: Images) -> None:
+                 images: Images, elsewhere: bool = False) -> None:
         self._application = application
         self._settings = settings
         self._store = store
         self._presenter = presenter
         self._images = images
+        self._elsewhere = elsewhere
 
     def show(self, environ: Environ, start_response: StartResponse, operation: Operation,
              by: Caller) -> Iterable[bytes]:
@@ -70,7 +74,7 @@ class Reads:
         return answer.send(start_response)
 
     def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:
-        most = listing.MAX_NARROWED
+        most = listing.MAX_IN_TARGET if self._elsewhere else listing.MAX_NARROWED
         candidates = self._store.due(most + 1) + self._store.candidates(most + 1, wanted.code)
         if not candidates:
             return None

@@ -9,6 +9,9 @@ from webtest import TestApp
 
 from demo.server import Kind, Server
 from imgguard.errors import ConfigurationError
+from imgguard.proxy import application
+from imgguard.proxy.target import target
+from imgguard.wsgi import Environ
 from tests import conftest
 from tests.identity import admin_token, reader_token, token
 from tests.proxying import Between, sample
@@ -212,3 +215,23 @@ def test_a_bad_option_stops_the_load(load: Load, options: dict[str, str], said: 
     with pytest.raises(ConfigurationError, match='^imgguard: ') as raised:
         load(**options)
     assert said in str(raised.value) and 'secret' not in str(raised.value)
+
+
+def test_more_images_in_error_than_a_target_has_room_for(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130 ids are more than the 4 KiB that uWSGI has for a request by default."""
+    images = Images(load(), token('alice', new_project()))
+    patch = {'Content-Type': 'application/openstack-images-v2.1-json-patch'}
+    declared = set()
+    for _ in range(130):
+        image_id = images.created(KEEP)
+        images.json('PATCH', f'/v2/images/{image_id}', [{'op': 'replace', 'path': '/status', 'value': 'error'}], patch)
+        declared.add(image_id)
+    targets: list[bytes] = []
+
+    def noted(environ: Environ, prefix: bytes) -> bytes:
+        targets.append(target(environ, prefix))
+        return targets[-1]
+
+    monkeypatch.setattr(application, 'target', noted)
+    assert set(images.listed('status=error&limit=1000')) == declared
+    assert 0 < max(map(len, targets)) < 3000

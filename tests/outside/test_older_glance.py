@@ -67,7 +67,7 @@ def test_an_image_that_v1_has_killed(connection: Connection, database: GlanceDat
     assert database.statuses(['killed', 'other']) == {('killed', '2017-08-30T12:00:00Z'): 'killed'}
     assert requeue.needed('killed') and requeue.clear('killed', lambda: True)
     row = connection.execute(select(images)).one()
-    assert (row.status, row.size, row.checksum, row.created_at) == ('queued', None, None, MADE)
+    assert (row.status, row.size, row.checksum, row.created_at) == ('queued', 0, None, MADE)
     assert [(each.deleted, each.status) for each in connection.execute(select(locations))] == [(True, 'deleted')]
     assert not requeue.needed('killed')
 
