@@ -22,6 +22,7 @@ from imgguard.housekeeping import Housekeeping
 from imgguard.images import Caller, Images
 from imgguard.glance_images import GlanceImages, caller
 from imgguard.imports import Imports
+from imgguard.killed_images import KilledImages
 from imgguard.leases import Heartbeat
 from imgguard.lists_v1 import ListsV1
 from imgguard.middleware import Handler, ImageGuard
@@ -199,7 +200,8 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
 
     def of_v2(images: Images) -> dict[Action, Handler]:
         presenter = Presenter(store, settings, recovery)
-        reads = Reads(application, settings, store, presenter, images, glance.elsewhere)
+        killed = None if glance.v1 is None else KilledImages(application, store, presenter).listed
+        reads = Reads(application, settings, store, presenter, images, glance.elsewhere, killed)
         return {
             **bringing(images),
             Action.CREATE: Creates(application, settings, store, guard, presenter),

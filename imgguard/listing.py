@@ -75,9 +75,8 @@ def parse(query: str, error_status: str) -> Filter | None:
     """
     if 'status' not in query and names.ERROR_CODE not in query and '%' not in query:
         return None
-    try:
-        pairs = list(Request({'QUERY_STRING': query}).GET.items())
-    except UnicodeError:
+    pairs = parameters_of(query)
+    if pairs is None:
         return None
     parameters = dict(pairs)
     code = parameters.get(names.ERROR_CODE)
@@ -90,6 +89,19 @@ def parse(query: str, error_status: str) -> Filter | None:
     if not errors and (code is not None or not others & v2.WAITING_STATUSES):
         return None
     return Filter(tuple(pairs), others, errors, code)
+
+
+def parameters_of(query: str) -> list[tuple[str, str]] | None:
+    """The parameters of a query as they are sent; ``None`` where Glance cannot read them."""
+    try:
+        return list(Request({'QUERY_STRING': query}).GET.items())
+    except UnicodeError:
+        return None
+
+
+def names_status(query: str) -> bool:
+    """Whether a list request has a filter on the status."""
+    return any(name == 'status' for name, _ in parameters_of(query) or ())
 
 
 def statuses_of(value: str) -> frozenset[str] | None:
@@ -177,7 +189,7 @@ class Walk:
     def _query(self, narrowed_to: Sequence[str] | None, marker: str | None = None, limit: int | None = None) -> str:
         statuses = set(self._wanted.others)
         if self._wanted.errors:
-            statuses |= v2.WAITING_STATUSES
+            statuses |= v2.ERROR_STATUSES
         replaced = {'status': 'in:' + ','.join(f'"{status}"' for status in sorted(statuses))}
         if narrowed_to is not None:
             replaced['id'] = 'in:' + ','.join(narrowed_to)

@@ -190,7 +190,7 @@ def _gathered(first: Captured, wanted: Wanted, ask: Ask,
 
     :returns: ``None`` where Glance's own answer is the right one: it refuses the request, or has nothing to list
     """
-    page = _images(first)
+    page = images_of_page(first)
     if not page:
         return None
     # A page of Glance's that is full is as long as it may be; of one that is not, nothing follows.
@@ -198,7 +198,7 @@ def _gathered(first: Captured, wanted: Wanted, ask: Ask,
     seen = {image['id'] for image in page}
     last, listed = page[-1]['id'], matching(page)
     while len(listed) < limit:
-        further = _images(ask(wanted.query(last, min(max(limit, examined, _STEP), _MAX_STEP))))
+        further = images_of_page(ask(wanted.query(last, min(max(limit, examined, _STEP), _MAX_STEP))))
         if further is None:
             return None
         # Glance's own paging goes in circles when images without a size are sorted by it.
@@ -216,7 +216,8 @@ def _gathered(first: Captured, wanted: Wanted, ask: Ask,
     return listed[:limit]
 
 
-def _images(answer: Captured) -> list[Json] | None:
+def images_of_page(answer: Captured) -> list[Json] | None:
+    """The images of a list with details; ``None`` for another answer."""
     if answer.status != 200 or not answer.is_json():
         return None
     document = json.loads(answer.body())

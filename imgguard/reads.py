@@ -30,11 +30,15 @@ class Reads:
     """Handles reading requests for one filter.
 
     :param elsewhere: whether requests for Glance go over a wire
+    :param listed: Glance's answer to a list request, for a Glance that hides more than the guard does; the code is that
+        of the only errors that are asked for
     """
 
     def __init__(self, application: Application, settings: Settings, store: Store, presenter: Presenter,
-                 images: Images, elsewhere: bool = False) -> None:
+                 images: Images, elsewhere: bool = False,
+                 listed: Callable[[Environ, Caller, str | None], Captured] | None = None) -> None:
         self._application = application
+        self._listed = listed or (lambda environ, by, code: Captured(application, environ))
         self._settings = settings
         self._store = store
         self._presenter = presenter
@@ -52,13 +56,17 @@ class Reads:
     def list(self, environ: Environ, start_response: StartResponse, operation: Operation,
              by: Caller) -> Iterable[bytes]:
         """As :meth:`show`; a filter that the error state takes part in is answered from several pages."""
-        wanted = listing.parse(environ.get('QUERY_STRING', ''), self._settings.error_status)
-        if wanted is None:
-            return self.show(environ, start_response, operation, by)
-        answer = None
-        # Whatever is wrong here, the client gets Glance's answer.
-        with Border(LOG, 'the list is answered without the error state', StoreUnavailable):
-            answer = self._filtered(environ, wanted, by)
+        query = environ.get('QUERY_STRING', '')
+        wanted = listing.parse(query, self._settings.error_status)
+        answer: Captured | None = None
+        if wanted is not None:
+            # Whatever is wrong here, the client gets Glance's answer.
+            with Border(LOG, 'the list is answered without the error state', StoreUnavailable):
+                answer = self._filtered(environ, wanted, by)
+        elif not listing.names_status(query):
+            answer = self._listed(environ, by, None)
+            if answer.status == 200 and answer.is_json():
+                self._presenter.present(answer, by)
         if answer is None:
             return self.show(environ, start_response, operation, by)
         return self._sent(answer, environ, start_response, operation)
@@ -80,7 +88,7 @@ class Reads:
             return None
 
         def ask(query: str) -> Captured:
-            return Captured(self._application, {**environ, 'QUERY_STRING': query})
+            return self._listed({**environ, 'QUERY_STRING': query}, by, wanted.code)
 
         def present(image: Json, records: Records) -> None:
             self._presenter.write(image, records, by)

@@ -35,8 +35,8 @@ _NOT_OF_CALLER: Final = ('HTTP_X_IMAGE_META_', 'HTTP_X_GLANCE_', 'HTTP_X_OPENSTA
 _UPDATE: Final = 'application/openstack-images-v2.1-json-patch'
 _NOT_THERE: Final = '/imgguard_asks_whether_this_caller_may_modify_the_image'
 _REFUSALS: Final = (401, 403, 404)
-# To a version of the API that it does not speak (glance/api/middleware/version_negotiation.py, process_request).
-_NOT_SPOKEN: Final = 300
+NOT_SPOKEN: Final = 300
+"""Glance's status to a version of the API that it does not speak (``glance/api/middleware/version_negotiation.py``)."""
 
 OUT_OF_RANGE: Final = {'HTTP_X_IMAGE_META_MIN_DISK': '2147483648', 'HTTP_X_GLANCE_REGISTRY_PURGE_PROPS': 'false'}
 """Headers of an update by v1 that Glance refuses once policy and owner have let the caller in: a ``min_disk`` that no
@@ -102,7 +102,7 @@ class Asker:
         :raises NotAnswered: Glance did not answer with one
         """
         answer = self.ask('GET', path)
-        if answer.status in (*_REFUSALS, _NOT_SPOKEN):
+        if answer.status in (*_REFUSALS, NOT_SPOKEN):
             raise NotAllowed(answer)
         document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
         if not isinstance(document, dict):
@@ -132,7 +132,7 @@ class Asker:
         answer = self.ask('HEAD', f'/v1/images/{image_id}')
         if answer.status == 401:
             raise TokenRefused('Glance refuses the token')
-        if answer.status in (*_REFUSALS, _NOT_SPOKEN):
+        if answer.status in (*_REFUSALS, NOT_SPOKEN):
             return None
         told = v1.image_of(answer.headers, image_id) if answer.status == 200 else None
         if told is None:
@@ -236,7 +236,7 @@ class RemoteImages:
         :raises NotAllowed: the caller may not modify the image
         """
         answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=OUT_OF_RANGE)
-        if answer.status == _NOT_SPOKEN:
+        if answer.status == NOT_SPOKEN:
             self._speaks_v1 = False
         elif answer.status == 403:
             raise NotAllowed(answer)

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from webtest import TestApp
 
 from demo.server import Kind, Server
 from imgguard.errors import ConfigurationError
-from imgguard.proxy import application
+from imgguard.proxy import Proxy, application
 from imgguard.proxy.target import target
 from imgguard.wsgi import Environ
 from tests import conftest
@@ -235,3 +236,28 @@ def test_more_images_in_error_than_a_target_has_room_for(load: Load, monkeypatch
     monkeypatch.setattr(application, 'target', noted)
     assert set(images.listed('status=error&limit=1000')) == declared
     assert 0 < max(map(len, targets)) < 3000
+
+
+def test_of_an_api_v1_that_is_not_there_a_list_asks_once_and_not_before_an_image_is_in_error(
+        load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    send = Proxy.__call__
+
+    def noted(self: Proxy, environ: Any, start_response: Any) -> Any:
+        sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}')
+        return send(self, environ, start_response)
+    monkeypatch.setattr(Proxy, '__call__', noted)
+    images = Images(load(), token('alice', new_project()))
+    images.created()
+
+    def asked() -> list[str]:
+        sent.clear()
+        images.listed('')
+        images.listed('member_status=all')
+        return sent
+    assert asked() == ['GET /v2/images'] * 2
+    image_id = images.in_error()
+    assert asked() == ['GET /v1/images/detail', *['GET /v2/images'] * 2]
+    assert asked() == ['GET /v2/images'] * 2
+    assert image_id in images.listed('status=error')
+    assert image_id in images.listed('')

@@ -19,7 +19,7 @@ from tests.sockets import eventually
 
 _PASTE = '''
 [pipeline:main]
-pipeline = identity guard
+pipeline = {pipeline}
 [filter:identity]
 paste.filter_factory = {identity}
 [app:guard]
@@ -28,12 +28,14 @@ use = egg:imgguard#proxy
 
 
 @contextmanager
-def guarding(glance: OldGlance, folder: Path, by_database: bool = True, **options: str) -> Iterator[int]:
+def guarding(glance: OldGlance, folder: Path, by_database: bool = True, identified: bool = True,
+             **options: str) -> Iterator[int]:
     """The port of a server in front of that Glance, whose store is in that folder.
 
     :param by_database: whether it is told where Glance's database is
+    :param identified: whether it is told who the callers are
     """
-    server = _server(_paste(glance, folder, by_database, options), 0)
+    server = _server(_paste(glance, folder, by_database, options, 'identity guard' if identified else 'guard'), 0)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
     try:
@@ -65,12 +67,13 @@ def started(glance: OldGlance, folder: Path, by_database: bool = True, **options
         process.wait()
 
 
-def _paste(glance: OldGlance, folder: Path, by_database: bool, options: Mapping[str, str]) -> Path:
+def _paste(glance: OldGlance, folder: Path, by_database: bool, options: Mapping[str, str],
+           pipeline: str = 'identity guard') -> Path:
     options = {'backend_url': glance.url, 'connection': f'sqlite:///{folder}/imgguard.db', **options}
     if by_database:
         options['glance_connection'] = f'sqlite:///{glance.database}'
     paste = folder / 'proxy.ini'
-    paste.write_text(_PASTE.format(identity=IDENTITY) + '\n'.join(
+    paste.write_text(_PASTE.format(identity=IDENTITY, pipeline=pipeline) + '\n'.join(
         f'{name} = {value}' for name, value in options.items()) + '\n')
     return paste
 
