@@ -109,12 +109,11 @@ class CreatesV1(Creates):
             # Refused at the door, so nothing speaks for an image that Glance would not have made in one step.
             answer.body()
             self._unmake(image_id, by)
-        elif answer.status < 400:
+            return answer.send(start_response)
+        answer.headers.append((names.IMAGE_ID_HEADER, image_id))
+        if answer.status < 400:
             answer.status_line = created.status_line
             answer.headers += [(name, value) for name, value in created.headers if name.lower() == 'location']
-            answer.headers.append((names.IMAGE_ID_HEADER, image_id))
-        else:
-            answer.headers.append((names.IMAGE_ID_HEADER, image_id))
         return answer.send(start_response)
 
     def _unmake(self, image_id: str, by: Caller) -> None:

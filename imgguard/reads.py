@@ -38,7 +38,7 @@ class Reads:
                  images: Images, elsewhere: bool = False,
                  listed: Callable[[Environ, Caller, str | None], Captured] | None = None) -> None:
         self._application = application
-        self._listed = listed or (lambda environ, by, code: Captured(application, environ))
+        self._listed = listed
         self._settings = settings
         self._store = store
         self._presenter = presenter
@@ -63,7 +63,7 @@ class Reads:
             # Whatever is wrong here, the client gets Glance's answer.
             with Border(LOG, 'the list is answered without the error state', StoreUnavailable):
                 answer = self._filtered(environ, wanted, by)
-        elif not listing.names_status(query):
+        elif self._listed is not None and not listing.names_status(query):
             answer = self._listed(environ, by, None)
             if answer.status == 200 and answer.is_json():
                 self._presenter.present(answer, by)
@@ -88,7 +88,8 @@ class Reads:
             return None
 
         def ask(query: str) -> Captured:
-            return self._listed({**environ, 'QUERY_STRING': query}, by, wanted.code)
+            asked = {**environ, 'QUERY_STRING': query}
+            return Captured(self._application, asked) if self._listed is None else self._listed(asked, by, wanted.code)
 
         def present(image: Json, records: Records) -> None:
             self._presenter.write(image, records, by)

@@ -125,15 +125,17 @@ class Asker:
         :raises NotAnswered: Glance did not answer with one
         """
         found = self.find(f'/v2/images/{image_id}')
-        return found if found is not None else self.image_of_v1(image_id)
+        return found if found is not None else _unless_hidden(lambda: self.image_of_v1(image_id))
 
-    def image_of_v1(self, image_id: str) -> Json | None:
-        """The image as v1 shows it, in the words of v2; ``None`` when there is none for this caller, or no v1."""
+    def image_of_v1(self, image_id: str) -> Json:
+        """The image as v1 shows it, in the words of v2.
+
+        :raises NotAllowed: 300, 401, 403, 404
+        :raises NotAnswered: Glance did not answer with one
+        """
         answer = self.ask('HEAD', f'/v1/images/{image_id}')
-        if answer.status == 401:
-            raise TokenRefused('Glance refuses the token')
         if answer.status in (*_REFUSALS, NOT_SPOKEN):
-            return None
+            raise NotAllowed(answer)
         told = v1.image_of(answer.headers, image_id) if answer.status == 200 else None
         if told is None:
             raise NotAnswered(f'Glance answered {answer.status_line!r} to HEAD /v1/images/{image_id}')

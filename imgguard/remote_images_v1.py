@@ -1,14 +1,11 @@
 """Asking a Glance with the API v1 about an image, with the caller's own token: the way of the proxy for v1 requests.
 
-Who may modify an image is found out by an update that Glance's registry refuses once policy and owner have let the
-caller in: a ``min_disk`` that no column holds (``glance/db/sqlalchemy/api.py`` of Glance 15, ``_image_update`` and
-``_validate_db_int``).
-Nothing is saved, and nothing else of the image is named.
+Who may modify an image is found out by an update that is refused once the caller is let in
+(:data:`imgguard.remote_images.OUT_OF_RANGE`). Nothing is saved, and nothing else of the image is named.
 """
 
 from typing import Final
 
-from imgguard.api import v1
 from imgguard.images import Caller, Image
 from imgguard.remote_images import OUT_OF_RANGE, NotAllowed, NotAnswered, RemoteImages, asker, image_of
 
@@ -21,13 +18,7 @@ class RemoteImagesV1(RemoteImages):
 
     def for_show(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
-        answer = asker(by).ask('HEAD', f'/v1/images/{image_id}')
-        if answer.status in (401, 403, 404):
-            raise NotAllowed(answer)
-        found = v1.image_of(answer.headers, image_id) if answer.status == 200 else None
-        if found is None:
-            raise NotAnswered(f'Glance answered {answer.status_line!r} to HEAD /v1/images/{image_id}')
-        return image_of(v1.as_v2(found))
+        return image_of(asker(by).image_of_v1(image_id))
 
     def for_upload(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`; whoever may modify an image is taken for one who may upload to it."""
