@@ -244,7 +244,9 @@ def test_of_an_api_v1_that_is_not_there_a_list_asks_once_and_not_before_an_image
     send = Proxy.__call__
 
     def noted(self: Proxy, environ: Any, start_response: Any) -> Any:
-        sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}')
+        # Meanwhile the guard looks on its own whether a failed image may be cleared.
+        if environ['PATH_INFO'].endswith(('/images', '/images/detail')):
+            sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}')
         return send(self, environ, start_response)
     monkeypatch.setattr(Proxy, '__call__', noted)
     images = Images(load(), token('alice', new_project()))
