@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -129,7 +129,7 @@ class _Glance:
     identify: Callable[[Environ], Caller | None]
     housekeeping: Callable[[], object] | None
     recognise: Callable[[Environ], Operation | None] = recognise_negotiated
-    around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()
+    around: Callable[[Caller], AbstractContextManager[None]] | None = None
     release: Callable[[str, str], object] = lambda image_id, task_id: None
     v1: _V1 | None = None
     elsewhere: bool = False

@@ -7,7 +7,7 @@ caller's own token (:mod:`imgguard.remote_images`).
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from imgguard import names
 from imgguard.attempts import Kind
@@ -17,9 +17,8 @@ from imgguard.errors import GlanceUnavailable
 LOG: Final = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sent the request.
+class Caller(NamedTuple):
+    """Who sent the request; a tuple as :class:`imgguard.operations.Operation` is one.
 
     :param request_id: as Glance answers it in ``x-openstack-request-id``
     :param context: what the way of asking Glance needs of the caller: Glance's own context object, or

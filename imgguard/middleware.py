@@ -1,7 +1,6 @@
 """The filter: recognises a request and hands it to who handles it.
 
-A request that is none of ours costs one look at its path. An instance does not change after it was
-made; what belongs to a request lives in local values.
+A request that is none of ours costs one look at its path. What belongs to a request lives in local values.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,24 +25,28 @@ class ImageGuard:
     :param handlers: one for each action, by the version of the API
     :param recognise: tells what a request wants; ``None`` where that is none of the guard's business
     :param identify: tells who sent a request; ``None`` where only Glance can answer it
-    :param start: called with every request, of whatever kind; starts what each process needs once
-    :param around: called with who sent a request, for as long as it is handled
+    :param start: starts what each process needs once; called with the first request of any kind, and with every one
+        of ours, for a process may have been forked after its first
+    :param around: called with who sent a request, for as long as it is handled; ``None``: nothing is
     """
 
     def __init__(self, application: Application, handlers: Mapping[int, Mapping[Action, Handler]],
                  recognise: Callable[[Environ], Operation | None],
                  identify: Callable[[Environ], Caller | None], start: Callable[[], None],
-                 around: Callable[[Caller], AbstractContextManager[None]]) -> None:
+                 around: Callable[[Caller], AbstractContextManager[None]] | None) -> None:
         self._application = application
         self._handlers = handlers
         self._recognise = recognise
         self._identify = identify
         self._start = start
+        self._started = False
         self._around = around
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        self._start()
-        if is_form(environ):
+        if not self._started:
+            self._start()
+            self._started = True
+        if environ['REQUEST_METHOD'] == 'POST' and is_form(environ):
             environ, replaced = asking.method_in_form(environ)
             if replaced:
                 return webob.exc.HTTPBadRequest(explanation=_IN_FORM)(environ, start_response)
@@ -51,10 +54,13 @@ class ImageGuard:
         handler = None if operation is None else self._handlers[operation.version].get(operation.action)
         if operation is None or handler is None:
             return self._application(environ, start_response)
+        self._start()
         by = self._identify(environ)
         if by is None:
             return self._application(environ, start_response)
         if operation.action is not Action.DOWNLOAD:
             environ = unpacked(environ)
+        if self._around is None:
+            return handler(environ, start_response, operation, by)
         with self._around(by):
             return handler(environ, start_response, operation, by)

@@ -72,7 +72,7 @@ class Watch:
     :param after_failure: called with id and time of creation of an image whose import has failed
     :param stall_seconds: after so long without progress an import has failed
     :param release: takes the import lock of an image away from a task, by their ids; where nobody can, it does nothing
-    :param around: called with who began an import, for as long as it is looked at
+    :param around: called with who began an import, for as long as it is looked at; ``None``: nothing is
     :param poll_seconds: between two looks
     :param clock: seconds of a clock that is never set back
     """
@@ -81,7 +81,7 @@ class Watch:
                  after_failure: Callable[[str, str], None], stall_seconds: float,
                  release: Callable[[str, str], object] = lambda image_id, task_id: None, poll_seconds: float = 1.0,
                  clock: Callable[[], float] = time.monotonic,
-                 around: Callable[[Caller], AbstractContextManager[None]] = lambda by: nullcontext()) -> None:
+                 around: Callable[[Caller], AbstractContextManager[None]] | None = None) -> None:
         self._store = store
         self._guard = guard
         self._heartbeat = heartbeat
@@ -130,7 +130,7 @@ class Watch:
 
     def _ended(self, each: Import) -> bool:
         try:
-            with nullcontext() if each.by is None else self._around(each.by):
+            with nullcontext() if each.by is None or self._around is None else self._around(each.by):
                 return self._settled(each)
         except CannotLook as error:
             # Its claim is not renewed any more, and whoever looks at the image settles it.

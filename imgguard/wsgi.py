@@ -72,14 +72,14 @@ class Captured:
     @property
     def packed(self) -> str | None:
         """The coding in which the body comes; ``None`` where it is plain (RFC 9110, section 8.4)."""
-        coding = self.header('Content-Encoding') or 'identity'
-        return None if coding.strip().lower() == 'identity' else coding
+        return _packed(self.header('Content-Encoding'))
 
     def is_json(self) -> bool:
         """Whether the body is plain JSON of a size that is worth reading."""
-        if self.packed is not None or not (self.header('Content-Type') or '').startswith('application/json'):
+        first = {name.lower(): value for name, value in reversed(self.headers)}
+        if _packed(first.get('content-encoding')) or not first.get('content-type', '').startswith('application/json'):
             return False
-        length = self.header('Content-Length')
+        length = first.get('content-length')
         return self._is_short() if length is None else length.isdigit() and int(length) <= MAX_REWRITTEN
 
     def body(self) -> bytes:
@@ -135,6 +135,10 @@ class Captured:
     def _start_response(self, status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
         self.status_line, self.headers, self._exc_info = status, list(headers), exc_info
         return self._written.append
+
+
+def _packed(coding: str | None) -> str | None:
+    return None if not coding or coding.strip().lower() == 'identity' else coding
 
 
 class _Rest:
