@@ -177,7 +177,7 @@ class Admission:
         """
         def begin() -> Claim | Busy:
             return self._guard.begin(admitted.image, by, admitted.guarded, expected, kind, admitted.handed_on,
-                                     admitted.instead_of)
+                                     admitted.instead_of, is_new=admitted.record is None)
 
         try:
             claim = begin()

@@ -132,14 +132,12 @@ def test_an_upload_that_is_not_kept_costs_one_query(guarded: Guarded, chunked: b
 
 @pytest.mark.parametrize('chunked', [False, True])
 @pytest.mark.parametrize('sticky', [False, True])
-def test_a_guarded_upload_costs_two_commits_or_three(guarded: Guarded, chunked: bool, sticky: bool) -> None:
+def test_a_guarded_upload_costs_two_commits(guarded: Guarded, chunked: bool, sticky: bool) -> None:
     path = guarded.image(keep=sticky)
     statements, requests = guarded.cost(put(path, chunked, **({} if sticky else KEEP)), 204)
-    # The third finds no row to lock, and is done before the row is made, for making locks the neighbours of one.
-    transactions = 2 if sticky else 3
-    assert (statements['BEGIN'], statements['COMMIT'], requests) == (transactions, transactions, 1)
-    # What is known of the image; then its row, locked (once more where it was not known, and was made).
-    assert statements['SELECT'] == (2 if sticky else 3)
+    assert (statements['BEGIN'], statements['COMMIT'], requests) == (2, 2, 1)
+    # What is known of the image; then its row, locked.
+    assert statements['SELECT'] == 2
     # The attempt; and the row of an image that was not known.
     assert statements['INSERT'] == (1 if sticky else 2)
     # The image is claimed; the attempt is ended, and the image is free.

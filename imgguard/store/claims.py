@@ -31,10 +31,11 @@ class Claims:
         self._rows: Final = rows
 
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
-              instead_of: int | None) -> Claim | Busy:
+              instead_of: int | None, is_new: bool) -> Claim | Busy:
         """Claim the image, unless another attempt holds it or its remains are being cleared away."""
         return self._rows.write(
-            image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new, instead_of))
+            image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new, instead_of),
+            is_new)
 
     def set_task(self, claim: Claim, task_id: str) -> None:
         """Note the task of Glance that does the work of an attempt."""

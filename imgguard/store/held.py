@@ -47,9 +47,11 @@ class Rows:
         self._sql: Final = sql
         self._clock: Final = clock
 
-    def write(self, image_id: str, created_at: str, change: Callable[[Connection, Held], Result]) -> Result:
+    def write(self, image_id: str, created_at: str, change: Callable[[Connection, Held], Result],
+              is_new: bool = False) -> Result:
         """Run a transaction on an image, which gets a row if it has none.
 
+        :param is_new: whether it had none a moment ago, which saves looking for it in a transaction of its own
         :raises imgguard.errors.StoreUnavailable: the database could not be written
         """
         def made(connection: Connection) -> Result:
@@ -58,6 +60,8 @@ class Rows:
             assert held is not None
             return self._changed(connection, held, change)
 
+        if is_new:
+            return self._outbox.write(made)
         outcome = self.write_named(image_id, created_at, lambda connection, held: (change(connection, held),), None)
         # Only now, for making locks a row that is there together with its neighbours.
         return self._outbox.write(made) if outcome is None else outcome[0]

@@ -26,14 +26,14 @@ def _in_threads(work: Callable[[], Any], count: int = THREADS) -> list[Any]:
         return [future.result() for future in [pool.submit(work) for _ in range(count)]]
 
 
-def _claim_all(url: str, start: Any, results: Any) -> None:
+def _claim_all(url: str, start: Any, results: Any, is_new: bool) -> None:
     store = Store(url, LEASE)
     together = threading.Barrier(THREADS)
 
     def work() -> list[str]:
         together.wait()
         return [image for image in (f'free-{number}' for number in range(FREE))
-                if isinstance(store.begin(image, CREATED, 'owner', UPLOAD), Claim)]
+                if isinstance(store.begin(image, CREATED, 'owner', UPLOAD, is_new=is_new), Claim)]
 
     start.wait()
     results.put([image for images in _in_threads(work) for image in images])
@@ -57,7 +57,7 @@ def _claim_in_turns(url: str, start: Any, results: Any) -> None:
     store.close()
 
 
-def _in_processes(work: Callable[[str, Any, Any], None], url: str) -> list[Any]:
+def _in_processes(work: Callable[..., None], url: str) -> list[Any]:
     spawn = multiprocessing.get_context('spawn')
     start, results = spawn.Barrier(PROCESSES), spawn.SimpleQueue()
     processes = [spawn.Process(target=work, args=(url, start, results)) for _ in range(PROCESSES)]
@@ -71,8 +71,10 @@ def _in_processes(work: Callable[[str, Any, Any], None], url: str) -> list[Any]:
     return found
 
 
-def test_one_claim_for_each_free_image(url: str) -> None:
-    claimed = _in_processes(_claim_all, url)
+@pytest.mark.parametrize('is_new', [True, False])
+def test_one_claim_for_each_free_image(url: str, is_new: bool) -> None:
+    """Also where each believes that it is the first; all but one are wrong."""
+    claimed = _in_processes(partial(_claim_all, is_new=is_new), url)
     assert Counter(claimed) == {f'free-{number}': 1 for number in range(FREE)}
 
 
