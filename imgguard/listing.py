@@ -25,6 +25,10 @@ Records = Mapping[tuple[str, str], ImageRecord]
 MAX_NARROWED: Final = 2000
 """Up to how many images in error Glance is asked for these alone, by id."""
 
+FEW: Final = 200
+"""Of more of them most images that wait for their data may well be in error: so the first page is asked for without
+their ids, for to find a thousand ids takes Glance longer than to find what waits."""
+
 MAX_IN_TARGET: Final = 50
 """The same where requests go over a wire: ids of 36 characters, in a target for which servers have 4 KiB (uWSGI) or 8
 (eventlet, gunicorn)."""
@@ -131,10 +135,11 @@ class Walk:
         self._records = records
         self._present = present
 
-    def answer(self, narrowed_to: Sequence[str] | None) -> Captured:
+    def answer(self, narrowed_to: Sequence[str] | None, then_to: Callable[[], Sequence[str] | None]) -> Captured:
         """The answer for the client.
 
         :param narrowed_to: the only images that can match; ``None`` to examine all that Glance lists
+        :param then_to: gives the same for all pages but the first
         """
         first = self._ask(self._query(narrowed_to))
         document = _page(first)
@@ -145,6 +150,7 @@ class Walk:
         last, more = (page[-1]['id'] if page else None), 'next' in document
         seen = {image['id'] for image in page}
         listed = self._matching(page)
+        narrowed_to = then_to() if more and len(listed) < limit else None
         while more and len(listed) < limit and not self._enough(examined, bool(listed)):
             step = min(max(limit, _STEP, examined), _MAX_PAGE)
             following = self._ask(self._query(narrowed_to, marker=last, limit=step))

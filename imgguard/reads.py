@@ -82,9 +82,13 @@ class Reads:
         return answer.send(start_response)
 
     def _filtered(self, environ: Environ, wanted: listing.Filter, by: Caller) -> Captured | None:
+        def candidates(most: int) -> list[str] | None:
+            found = self._store.due(most + 1) + self._store.candidates(most + 1, wanted.code)
+            return found if len(found) <= most else None
+
         most = listing.MAX_IN_TARGET if self._elsewhere else listing.MAX_NARROWED
-        candidates = self._store.due(most + 1) + self._store.candidates(most + 1, wanted.code)
-        if not candidates:
+        few = candidates(min(most, listing.FEW))
+        if few == []:
             return None
 
         def ask(query: str) -> Captured:
@@ -94,9 +98,10 @@ class Reads:
         def present(image: Json, records: Records) -> None:
             self._presenter.write(image, records, by)
 
-        narrow = wanted.errors_only and wanted.narrowable and len(candidates) <= most
         walk = listing.Walk(wanted, ask, self._presenter.records, present)
-        return walk.answer(candidates if narrow else None)
+        if not (wanted.errors_only and wanted.narrowable):
+            return walk.answer(None, lambda: None)
+        return walk.answer(few, lambda: candidates(most) if few is None else few)
 
     def download(self, environ: Environ, start_response: StartResponse, operation: Operation,
                  by: Caller) -> Iterable[bytes]:

@@ -396,8 +396,11 @@ def crowd(in_process_glance: InProcessGlance, tmp_path_factory: pytest.TempPathF
     return Crowd(in_process_glance, Pipelines(in_process_glance, tmp_path_factory.mktemp('crowd')))
 
 
-@pytest.mark.parametrize('most', [MANY_IN_ERROR, listing.MAX_NARROWED], ids=['asked for by id', 'too many for that'])
-def test_thousands_in_error(crowd: Crowd, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+@pytest.mark.parametrize('few,most', [
+    (MANY_IN_ERROR, MANY_IN_ERROR), (listing.FEW, MANY_IN_ERROR), (listing.FEW, listing.MAX_NARROWED)],
+    ids=['asked for by id at once', 'asked for by id after the first page', 'too many for that'])
+def test_thousands_in_error(crowd: Crowd, monkeypatch: pytest.MonkeyPatch, few: int, most: int) -> None:
+    monkeypatch.setattr(listing, 'FEW', few)
     monkeypatch.setattr(listing, 'MAX_NARROWED', most)
     found = pages(crowd.images, 'status=error&sort=name:asc&limit=1000')
     assert [image['id'] for page in found for image in page['images']] == crowd.order(crowd.in_error)
