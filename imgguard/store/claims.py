@@ -14,7 +14,7 @@ from imgguard.store.engine import Database, note
 from imgguard.store.held import Held, Rows
 from imgguard.store.models import attempts, fit, images, workers
 from imgguard.store.outbox import Outbox
-from imgguard.store.statements import NO_ERROR, Statements, renewed_attempt, renewed_images
+from imgguard.store.statements import NO_ERROR, Statements, renewed_attempts, renewed_images
 
 Names = set[tuple[int, int]]
 Result = TypeVar('Result')
@@ -118,9 +118,7 @@ class Claims:
         held = sorted((row.key, row.running_number) for row in known if (row.key, row.running_number) in received)
         if held:
             connection.execute(renewed_images(self._clock, [key for key, _ in held]))
-            connection.execute(renewed_attempt(self._clock), [
-                {'of_key': key, 'of_number': number, 'bytes_received': received[key, number]}
-                for key, number in held])
+            connection.execute(renewed_attempts(self._clock, {name[0]: received[name] for name in held}))
         return {*held, *(name for row in known if (name := (row.key, row.last_number)) in received
                          and row.running_number is None and self._taken_back(connection, row, received[name]))}
 

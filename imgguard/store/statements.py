@@ -3,6 +3,7 @@
 Parameters named ``of_…`` choose the row or are said below; the others of an execution are columns to set.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -171,9 +172,15 @@ def renewed_images(clock: Clock, keys: list[int]) -> Update:
     return update(images).where(images.c.key.in_(keys)).values(running_at=clock.now())
 
 
-def renewed_attempt(clock: Clock) -> Update:
-    """A sign of life of one attempt (of_key, of_number) that still runs."""
-    return _attempt(State.RUNNING).values(updated_at=clock.now())
+def renewed_attempts(clock: Clock, received: Mapping[int, int]) -> Update:
+    """A sign of life of the running attempts themselves: one statement, however many there are.
+
+    :param received: how many bytes each has received so far, by the key of its image
+    """
+    holder = select(images.c.running_number).where(images.c.key == attempts.c.image_key).scalar_subquery()
+    return update(attempts).where(
+        attempts.c.image_key.in_(received), attempts.c.number == holder, attempts.c.state == State.RUNNING.value
+    ).values(updated_at=clock.now(), bytes_received=case(dict(received), value=attempts.c.image_key))
 
 
 def _attempt(state: State) -> Update:
