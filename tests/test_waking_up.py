@@ -77,7 +77,7 @@ def sleeper(pipelines: Pipelines, images: Images, tmp_path: Path, monkeypatch: p
     from glance.context import RequestContext
     user, project, roles = images.caller.split(':')
     by = Caller(user, project, False, 'req-1', RequestContext(
-        user_id=user, project_id=project, roles=roles.split(',')))
+        user_id=user, project_id=project, roles=roles.split(','), overwrite=False))
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         operation = recognise(environ)
