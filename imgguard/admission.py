@@ -92,7 +92,7 @@ class Admission:
         records, outage = self._known(image_id)
         if not records and not asked and (asked is False or self._settings.keep_default == 'never'):
             if outage is not None:
-                LOG.error('%s is not recorded: %s', _a(_NOUNS[kind]), outage)
+                _about(image_id, by).error('%s is not recorded: %s', _a(_NOUNS[kind]), outage)
             return self._application(environ, start_response)
         try:
             image = ask(by, image_id)
@@ -103,9 +103,10 @@ class Admission:
             return self._application(environ, start_response)
         except Exception as error:
             # Glance's database, policy or drivers: whatever it is, Glance meets it again and answers it.
-            LOG.exception('cannot ask Glance about an image')
+            _about(image_id, by).exception('cannot ask Glance about an image')
             sticky = any(record.keep for record in records.values())
-            return self._unguarded(error, sticky if asked is None else asked, kind, environ, start_response)
+            return self._unguarded(error, sticky if asked is None else asked, kind, _about(image_id, by), environ,
+                                   start_response)
         record = records.get((image.image_id, image.created_at))
         if record is not None:
             try:
@@ -116,7 +117,7 @@ class Admission:
                 outage = error
         guarded = self._guard.keeps(asked, record, image.image_type)
         if outage is not None:
-            return self._unguarded(outage, guarded, kind, environ, start_response)
+            return self._unguarded(outage, guarded, kind, _about(image_id, by), environ, start_response)
         if not guarded and record is None:
             return self._application(environ, start_response)
         running = None if record is None else record.running
@@ -187,7 +188,8 @@ class Admission:
                 self._pause(_CLEARING_LOOK_SECONDS)
                 claim = begin()
         except (CannotGuard, StoreUnavailable) as error:
-            return self._unguarded(error, admitted.guarded, kind, environ, start_response)
+            about = _about(admitted.image.image_id, by)
+            return self._unguarded(error, admitted.guarded, kind, about, environ, start_response)
         if isinstance(claim, Busy):
             return self._busy(claim, environ, start_response)
         return claim
@@ -210,17 +212,17 @@ class Admission:
         except StoreUnavailable as error:
             return {}, error
 
-    def _unguarded(self, error: Exception, asked: bool, kind: Kind, environ: Environ,
+    def _unguarded(self, error: Exception, asked: bool, kind: Kind, about: About, environ: Environ,
                    start_response: StartResponse) -> Iterable[bytes]:
         noun = _NOUNS[kind]
         if not asked:
-            LOG.error('%s is not recorded: %s', _a(noun), error)
+            about.error('%s is not recorded: %s', _a(noun), error)
             return self._application(environ, start_response)
         if self._settings.on_store_failure == 'refuse':
-            LOG.error('%s was refused, for it cannot be guarded: %s', _a(noun), error)
+            about.error('%s was refused, for it cannot be guarded: %s', _a(noun), error)
             refusal = webob.exc.HTTPInternalServerError(explanation=_NOT_STORED.format(noun=noun))
             return refusal(environ, start_response)
-        LOG.error('%s runs unguarded: %s', _a(noun), error)
+        about.error('%s runs unguarded: %s', _a(noun), error)
         answer = Captured(self._application, environ)
         answer.headers.append((names.KEPT_HEADER, names.KEPT_UNAVAILABLE))
         return answer.send(start_response)
@@ -230,6 +232,10 @@ def _not_yet(error: NotYet | CannotRequeue) -> webob.exc.HTTPConflict:
     if isinstance(error, CannotRequeue):
         return webob.exc.HTTPConflict(explanation=str(error))
     return webob.exc.HTTPConflict(explanation=_FENCED.format(at=_moment(error.seconds)))
+
+
+def _about(image_id: str, by: Caller) -> About:
+    return About(LOG, image_id, request_id=by.request_id)
 
 
 def _moment(seconds: float) -> str:

@@ -237,7 +237,10 @@ def _own_number(directory: Path) -> tuple[int, int]:
 
 
 def _file(path: Path) -> Any:
-    with path.open('a+b') as file:
+    # There at once and whole: whoever is asked reads the files of all, and the library breaks off at an empty one.
+    made = path if path.exists() else path.with_suffix('.new')
+    with made.open('a+b') as file:
         if os.fstat(file.fileno()).st_size < _FILE_BYTES:
             os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    made.rename(path)
     return MmapedDict(str(path))  # type: ignore[no-untyped-call]

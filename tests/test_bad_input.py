@@ -101,7 +101,7 @@ def readable_log() -> Iterator[None]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
+            lines.extend(logging.Formatter().format(record).split('\n'))
 
     collector, logger = Collector(), logging.getLogger('imgguard')
     logger.addHandler(collector)

@@ -1,6 +1,8 @@
 """What the documentation promises of the code."""
 
 import importlib
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,20 @@ from tests.cases import PROVEN, Case, document
 ROOT = Path(__file__).resolve().parent.parent
 MANUAL = ' '.join((ROOT / 'doc' / 'manual.rst').read_text().split())
 README = (ROOT / 'README.rst').read_text()
+
+
+@pytest.mark.parametrize('name', ['README.rst', 'CHANGES.rst', 'doc/manual.rst', 'doc/failures.rst'])
+def test_headings_are_underlined_and_tables_have_their_borders(name: str) -> None:
+    """What of reStructuredText a merge or a careless edit breaks; its own parser is nothing the tests need else."""
+    blocks = re.split(r'\n\s*\n', (ROOT / name).read_text().strip())
+    for block in blocks:
+        lines = block.splitlines()
+        borders = [line for line in lines if re.fullmatch(r'=+( +=+)+', line)]
+        assert borders in ([], [lines[0]] * 3) and (not borders or lines[-1] == borders[0]), block
+        for title, underline in pairwise(lines):
+            if re.fullmatch(r'=+|-{4,}', underline):
+                assert lines in ([title, underline], [underline, title, underline]), block
+                assert len(title) <= len(underline), block
 
 
 @pytest.mark.parametrize('code', CODES.values(), ids=lambda code: code.name)

@@ -327,9 +327,10 @@ def test_pass_lets_the_upload_run_and_says_so(
     assert images.show(image_id)['status'] == 'active'
     failed = images.upload_cut(images.created(), headers=KEEP)
     assert (failed.status_int, failed.headers[KEPT]) == (500, 'unavailable')
-    said = [record.getMessage() for record in caplog.records
+    said = [(record.getMessage(), getattr(record, 'request_id', None)) for record in caplog.records
             if record.name.startswith('imgguard') and record.levelno == logging.ERROR]
-    assert [words for words in said if 'an upload runs unguarded' in words]
+    assert [words for words, request_id in said if words.startswith(f'image {image_id}: an upload runs unguarded: ')
+            and request_id == uploaded.headers['X-Openstack-Request-Id']]
 
 
 def test_what_was_asked_at_create_is_told_unavailable_when_glance_cannot_be_asked(

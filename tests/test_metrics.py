@@ -1,9 +1,11 @@
 """What is counted, on the real Glance: exact numbers for each way an attempt can end, and nothing from a caller."""
 
 import itertools
+import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -400,3 +402,25 @@ def test_a_directory_that_cannot_be_written_disturbs_nothing(tmp_path: Path, cap
     directory.mkdir()
     recorder.store_failed()
     assert (directory / 'counter_0.db').exists()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Within the block no file can grow to more than a page."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_files_that_find_no_room_spoil_no_scrape(metered: Metered, tmp_path: Path) -> None:
+    """Whoever is asked reads the files of all, also while another process makes its own."""
+    metered.images.in_error()
+    with full_disk():
+        FileRecorder(tmp_path / 'metrics').store_failed()
+    assert metered.samples().nonzero(FAILURES) == {'client_disconnected': 1}
+    late = FileRecorder(tmp_path / 'metrics')
+    late.store_failed()
+    assert metered.samples()['imgguard_store_errors_total'] == 1

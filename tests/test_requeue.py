@@ -21,6 +21,7 @@ import pytest
 from oslo_config import cfg
 from webtest import TestApp
 
+from imgguard.dead_states import HELD, LEFT_OVER
 from imgguard.requeue import CannotRequeue, Overtaken, Requeue
 from tests import requeuing
 from tests.harness import InProcessGlance
@@ -410,6 +411,24 @@ def test_who_has_lost_the_right_to_clear_stops_before_the_next_step(
             break
     assert stop_at > 1
     by_upload(case, image_id)
+
+
+@pytest.mark.parametrize('left_behind', LEFT_BEHIND)
+def test_the_right_to_clear_is_asked_for_again_before_others_may_begin(
+        case: Case, left_behind: Callable[[Case], str]) -> None:
+    """From ``queued`` on anybody may upload, and who cleared may have been paused after its last deletion."""
+    image_id = left_behind(case)
+    seen: list[tuple[dict[str, Any], list[str], dict[Path, tuple[int, int, int]]]] = []
+
+    def still_mine() -> bool:
+        seen.append(case.everything(image_id))
+        return True
+
+    Requeue().clear(image_id, still_mine)
+    image, _, files = seen[-1]
+    assert image['status'] in HELD.values()
+    assert not image['locations'] and not image['properties'].keys() & set(LEFT_OVER)
+    assert not [file for file in files if file.name.partition('.')[0] == image_id]
 
 
 def test_an_upload_that_ends_well_after_all_wins(case: Case) -> None:

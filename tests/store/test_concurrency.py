@@ -120,7 +120,7 @@ def test_either_one_clears_or_one_begins(store: Store) -> None:
 
 
 @pytest.mark.parametrize('state', [State.SUCCEEDED, State.FAILED])
-def test_lost_taken_back_and_finishedat_once(store: Store, hands: Hands, state: State) -> None:
+def test_lost_taken_back_and_finished_at_once(store: Store, hands: Hands, state: State) -> None:
     """Whoever comes first, the end counts once, and is what remains."""
     for number in range(2 * ROUNDS):
         image_id = f'image-{number}'

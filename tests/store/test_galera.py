@@ -78,7 +78,7 @@ def _upgrade(urls: list[str], start: Any) -> None:
         store.close()
 
 
-def test_upgrades_by_way_of_both_nodesat_once(new_database: Callable[[], tuple[str, str]]) -> None:
+def test_upgrades_by_way_of_both_nodes_at_once(new_database: Callable[[], tuple[str, str]]) -> None:
     """The lock that keeps upgrades apart is known to one node only."""
     databases = [new_database() for _ in range(UPGRADES)]
     spawn = multiprocessing.get_context('spawn')

@@ -3,18 +3,19 @@
 import os
 import re
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Table, insert, select
 
-from imgguard.attempts import Failure
+from imgguard.attempts import Failure, Kind, State
 from imgguard.store import Store
 from imgguard.store.clock import utc_now
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images, workers
-from tests.store.conftest import CREATED, LEASE, Hands, begun, failed
+from tests.store.conftest import CREATED, CUT, LEASE, UPLOAD, Hands, begun, failed
 
 
 def test_a_page_is_one_query(store: Store, url: str, statements: list[tuple[str, object, str]]) -> None:
@@ -271,4 +272,37 @@ def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own
             assert plan.count('Index Cond') >= len(indexes) - ('imgguard_workers_seen_at' in indexes) - (
                 indexes[0] == 'imgguard_images_error_at'), plan
         assert not any(word in plan for word in ('TEMP B-TREE', 'filesort', 'Sort Key', 'Seq Scan', ' ALL ')), plan
+    store.close()
+
+
+def _life(store: Store) -> None:
+    """All that a request, a sign of life or a clearing changes."""
+    store.remember('image', CREATED, 'owner', True, 60)
+    cut = begun(store)
+    store.set_task(cut, 'task')
+    assert store.renew('worker', 'host', {(cut.key, cut.number): 1})
+    assert store.finish(cut, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
+    store.unwanted('image', CREATED)
+    assert store.begin_clearing(cut.key, 1, 'clearer') and store.keep_clearing(cut.key, 'clearer')
+    assert store.end_clearing(cut.key, 'clearer', True)
+    store.withdraw(begun(store))
+    assert store.finish(begun(store), State.SUCCEEDED, None, shown=False, http_status=204, bytes_received=7)
+    assert store.clear_error('image', CREATED) is False
+    store.declare('image', CREATED, 'owner', replace(UPLOAD, kind=Kind.DECLARE), CUT)
+    assert store.clear_error('image', CREATED) is True
+    store.postpone_clearing(cut.key, 1)
+    store.deleted('image', CREATED)
+
+
+def test_changes_go_by_an_index(url: str, database: Database, statements: list[tuple[str, object, str]]) -> None:
+    """Their events, and the locks they take, too: on MariaDB whatever is looked at is locked."""
+    store = Store(url, LEASE, with_events=True)
+    _fill(database, failed(store, 'first').key + 100)
+    statements.clear()
+    _life(store)
+    seen = {text: values for text, values, _ in statements if text.startswith(('SELECT', 'UPDATE', 'DELETE'))}
+    assert len(seen) > 15
+    for text, values in seen.items():
+        plan = _plan(database, text, values[0] if isinstance(values, list) else values)
+        assert not re.search(r"Seq Scan| ALL |SCAN imgguard_\w+'", plan), (text, plan)
     store.close()
