@@ -76,7 +76,7 @@ class Deletes:
         try:
             known = bool(self._store.records(spellings(operation.image_id)))
         except StoreUnavailable as error:
-            LOG.error('a delete is not looked at for what it cleans up: %s', error)
+            About(LOG, operation.image_id).error('a delete is not looked at for what it cleans up: %s', error)
             outage = error
         if not known and names.KEEP_ENVIRON not in environ and self._settings.keep_default != 'always':
             return self._application(environ, start_response)

@@ -11,6 +11,7 @@ from typing import Final
 import webob.exc
 from webob import Response
 
+from imgguard.about import About
 from imgguard.api import history, v2
 from imgguard.attempts import ImageRecord
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
@@ -39,7 +40,7 @@ class History:
         try:
             answer = self._answer(operation.image_id, by, environ.get('QUERY_STRING', ''))
         except (StoreUnavailable, GlanceUnavailable) as error:
-            LOG.error('attempts cannot be shown: %s', error)
+            About(LOG, operation.image_id).error('attempts cannot be shown: %s', error)
             answer = webob.exc.HTTPInternalServerError(explanation=_NOT_KNOWN)
         except Forbidden as refusal:
             answer = refusal.answer

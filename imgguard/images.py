@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from imgguard import names
+from imgguard.about import About
 from imgguard.attempts import Kind
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable
@@ -132,7 +133,7 @@ def granted(ask: Callable[[Caller, str], Image], by: Caller, image_id: str) -> I
     :param ask: the method of :class:`Images` for that request
     """
     # Whatever Glance's database, policy or drivers raise, Glance meets it again and answers it.
-    with Border(LOG, 'cannot ask Glance about an image', GlanceUnavailable):
+    with Border(About(LOG, image_id), 'cannot ask Glance about an image', GlanceUnavailable):
         try:
             return ask(by, image_id)
         except Forbidden:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import webob.exc
 
 from imgguard import listing
+from imgguard.about import About
 from imgguard.api import v2
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
@@ -128,7 +129,8 @@ class Reads:
         records = self._presenter.known([{'id': image_id, 'created_at': '', 'status': ''}])
         image = None
         if any(record.error for record in records.values()):
-            with Border(LOG, 'an answer is not looked at for what an image in error must not show', GlanceUnavailable):
+            with Border(About(LOG, image_id), 'not looked at for what an image in error must not show',
+                        GlanceUnavailable):
                 image = self._images.look(by, image_id)
         return image is not None and v2.error_of(
             {'id': image.image_id, 'created_at': image.created_at, 'status': image.status}, records) is not None
