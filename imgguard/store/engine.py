@@ -147,9 +147,10 @@ class Database:
         engine = self.engine()
         connection = engine.raw_connection()
         try:
-            compiled = _compiled(query, engine.dialect)
+            text, defaults, order = _compiled(query, engine.dialect)
+            given = {**defaults, **parameters}
             cursor = connection.cursor()
-            cursor.execute(compiled.string, _bound(compiled, parameters))
+            cursor.execute(text, given if order is None else tuple(given[name] for name in order))
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             cursor.close()
         except BaseException:
@@ -225,15 +226,11 @@ class Database:
 
 
 @lru_cache(maxsize=16)
-def _compiled(query: Select[Any], dialect: Dialect) -> SQLCompiler:
+def _compiled(query: Select[Any], dialect: Dialect) -> tuple[str, dict[str, Any], Sequence[str] | None]:
+    """The text of a query, the values that stand in it, and the order of all; ``None`` where they go by name."""
     compiled = query.compile(dialect=dialect)
     assert isinstance(compiled, SQLCompiler)
-    return compiled
-
-
-def _bound(compiled: SQLCompiler, parameters: Mapping[str, Any]) -> Any:
-    values = compiled.construct_params(parameters)
-    return values if compiled.positiontup is None else tuple(values[name] for name in compiled.positiontup)
+    return compiled.string, dict(compiled.construct_params(_check=False)), compiled.positiontup
 
 
 def note(connection: Connection, end: End) -> None:
