@@ -549,14 +549,15 @@ def environ() -> dict[str, Any]:
             'SERVER_PORT': '80', 'wsgi.input': Blocks()}
 
 
-@pytest.mark.parametrize(('method', 'path'), [('HEAD', '/v1/images/x'), ('GET', '/v1/images/x'), ('HEAD', '/images/x')])
+@pytest.mark.parametrize(('method', 'path'), [('HEAD', '/v1/images/x'), ('GET', '/v1/images/x'), ('HEAD', '/images/x'),
+                                              ('PUT', '/v1/images/x'), ('POST', '//v1.1//images/x')])
 def test_what_a_property_slips_in_behind_an_answer_is_nobodys_answer(backend: Backend, proxy: Proxy, method: str,
                                                                      path: str) -> None:
     slipped = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nEVIL!'
 
     def behave(peer: Peer) -> None:
         while (request := peer.receive()) is not None:
-            length = 0 if request.line.startswith(b'HEAD') or b'/v1/' in request.line else 2
+            length = 2 if b'/v2/' in request.line else 0
             peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % length)
             peer.send(slipped if length == 0 else b'ok')
 

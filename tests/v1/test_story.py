@@ -189,6 +189,21 @@ def test_who_may_not_modify_an_image_cannot_touch_it(images: V1Images, port: int
     assert len(images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']) == 1
 
 
+@pytest.mark.parametrize(('method', 'query'), [('HEAD', ''), ('PUT', '?_method=HEAD'), ('POST', '?_method=HEAD')])
+def test_what_a_stranger_slips_behind_an_answer_is_not_given_to_others(
+        images: V1Images, port: int, method: str, query: str) -> None:
+    """v2 takes values with line ends, and v1 puts them into the headers of its answers as they are."""
+    image_id = images.created()
+    slipped = r'x\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nEVIL!'
+    added = images.client.request('PATCH', f'/v2/images/{image_id}', b'[{"op": "add", "path": "/a", "value": "%s"}]' %
+                                  slipped.encode(), {'Content-Type': 'application/openstack-images-v2.1-json-patch'})
+    assert added.status == 200, added
+    victim = V1Images(port)
+    for _ in range(3):
+        images.request(method, f'/v1/images/{image_id}{query}')
+        assert victim.listed() == []
+
+
 def test_the_policy_of_glance_decides(start_old_glance: StartOldGlance, tmp_path: Path) -> None:
     glance = start_old_glance(policy={'modify_image': 'role:admin'})
     with guarding(glance, tmp_path) as port:
