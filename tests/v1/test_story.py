@@ -4,14 +4,20 @@ import os
 import signal
 import subprocess
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
+from demo.client import Answer
+from imgguard import uploads
+from imgguard.tasks import LAST_WORD_SECONDS
 from tests.identity import admin_token
 from tests.old_glance import OldGlance
+from tests.proxying import Between
 from tests.sockets import GuardsStore, eventually
 from tests.sources import Source
 from tests.uploading import ERROR, KEEP, KEPT
@@ -297,6 +303,30 @@ def test_the_command_line_is_told_and_tries_again(old_glance: OldGlance, tmp_pat
 
 
 # What breaks
+
+def test_no_retry_begins_before_glance_has_had_its_last_word(old_glance: OldGlance, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an upload without an answer: what Glance has killed it may still delete and kill once more, by its name."""
+    retries: list[Answer] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds == LAST_WORD_SECONDS:
+            retries.append(images.upload(image_id, DATA))
+        else:
+            time.sleep(seconds)
+
+    monkeypatch.setattr(uploads, 'time', SimpleNamespace(sleep=sleep))
+    with Between(old_glance.url) as between, guarding(old_glance, tmp_path, backend_url=between.url) as port:
+        images = V1Images(port)
+        image_id = images.created(KEEP)
+        between.loses = lambda environ: '504' if 'HTTP_X_IMAGE_META_CHECKSUM' in environ else None
+        answer = images.upload(image_id, DATA, WRONG)
+        assert (answer.status, answer.headers[KEPT_HEADER]) == (504, 'error')
+        retry, = retries
+        assert retry.status == 409 and 'is under way' in retry.text
+        assert images.upload(image_id, DATA).status == 200
+        assert images.status(image_id) == 'active'
+
 
 def test_an_upload_whose_proxy_dies_can_be_sent_again_at_once(old_glance: OldGlance, tmp_path: Path) -> None:
     with started(old_glance, tmp_path, lease_seconds='5') as first, started(
