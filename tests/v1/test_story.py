@@ -6,6 +6,7 @@ import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator
+from hashlib import md5
 from pathlib import Path
 from types import SimpleNamespace
 from uuid import uuid4
@@ -19,7 +20,7 @@ from tests.identity import admin_token
 from tests.old_glance import OldGlance
 from tests.proxying import Between
 from tests.sockets import GuardsStore, eventually
-from tests.sources import Source
+from tests.sources import DATA as GOOD, Source
 from tests.uploading import ERROR, KEEP, KEPT
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding, started
@@ -64,6 +65,20 @@ def test_the_story(images: V1Images) -> None:
     assert (head['status'], head['property-os_distro'], f'property-{ERROR}' in head) == ('active', 'debian', False)
     attempts = images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']
     assert [each['state'] for each in attempts] == ['succeeded', 'failed']
+
+
+@pytest.mark.parametrize('way', ['copy', 'v2'])
+def test_a_retry_may_be_a_copy_or_come_by_v2(images: V1Images, source: Source, way: str) -> None:
+    image_id = in_error(images)
+    if way == 'copy':
+        again = images.request('PUT', f'/v1/images/{image_id}', {'x-glance-api-copy-from': source.url('good')})
+    else:
+        again = images.request('PUT', f'/v2/images/{image_id}/file', OCTETS, GOOD)
+    assert (again.status, again.headers[KEPT_HEADER]) == (200 if way == 'copy' else 204, 'guarded')
+    eventually(lambda: images.status(image_id) == 'active', 'the data')
+    shown = images.show(image_id)
+    assert (shown['size'], shown['checksum']) == (len(GOOD), md5(GOOD).hexdigest())
+    assert images.request('GET', f'/v1/images/{image_id}').body == GOOD
 
 
 def test_a_create_with_data_that_ends_well_is_answered_as_without_the_guard(images: V1Images, port: int,
