@@ -270,6 +270,13 @@ def test_a_backend_that_cannot_be_connected_in_time(to: To) -> None:
     assert b'could not be reached within 0.2 seconds' in answer.body
 
 
+def test_a_backend_that_takes_the_connection_and_speaks_no_tls(to: To) -> None:
+    with socket.create_server((HOST, 0)) as mute:
+        answer = call(to(f'https://{HOST}:{mute.getsockname()[1]}', 30, 0.2, insecure=True), 'GET', '/')
+    assert answer.status == '504 Gateway Timeout'
+    assert b'could not be reached within 0.2 seconds' in answer.body
+
+
 def test_a_backend_that_is_silent(to: To, backend: Backend) -> None:
     backend.behave = lambda peer: peer.receive() and peer.ends()
     answer = call(to(backend.url, 0.2), 'GET', '/')
@@ -505,9 +512,11 @@ def test_a_refusal_with_tls(to: To, secure: Backend, certificate: Path) -> None:
     assert call(proxy, 'PUT', '/', Endless(), CONTENT_LENGTH=str(2**40)).body == b'no'
 
 
-def test_a_backend_that_cannot_be_verified(to: To, secure: Backend) -> None:
-    answer = call(to(secure.url, 5), 'GET', '/')
-    assert (answer.status, secure.received) == ('502 Bad Gateway', [])
+def test_a_backend_that_cannot_be_verified(to: To, secure: Backend, certificate: Path) -> None:
+    """Nobody vouches for it, or it is another than was asked for."""
+    for proxy in (to(secure.url, 5), to(secure.url.replace(HOST, 'localhost'), 5, cafile=str(certificate))):
+        answer = call(proxy, 'GET', '/')
+        assert (answer.status, secure.received) == ('502 Bad Gateway', [])
 
 
 def test_a_file_of_authorities_that_cannot_be_read(to: To) -> None:
