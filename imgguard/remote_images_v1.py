@@ -26,10 +26,16 @@ class RemoteImagesV1(RemoteImages):
 
     def for_update(self, by: Caller, image_id: str) -> Image:
         """See :class:`imgguard.images.Images`."""
-        image = self.for_show(by, image_id)
-        answer = asker(by).ask('PUT', f'/v1/images/{image.image_id}', more=OUT_OF_RANGE)
+        try:
+            image: Image | None = self.for_show(by, image_id)
+        except NotAllowed as refusal:
+            # HEAD was refused without the text that Glance has for a PUT.
+            image, refused = None, refusal
+        answer = asker(by).ask('PUT', f'/v1/images/{image_id if image is None else image.image_id}', more=OUT_OF_RANGE)
         if answer.status in _REFUSALS:
             raise NotAllowed(answer)
+        if image is None:
+            raise refused
         if answer.status != 400 or b'min_disk' not in answer.body():
             raise NotAnswered(f'Glance answered {answer.status_line!r} where 400 says that an update is allowed')
         return image

@@ -6,8 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from oslo_config import cfg
 
 from imgguard.codes import CODES, Code
+from imgguard.opts import PROXY_OPTIONS
 from tests.cases import PROVEN, Case, document
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,12 @@ def test_headings_are_underlined_and_tables_have_their_borders(name: str) -> Non
 def test_the_manual_tells_every_code(code: Code) -> None:
     retryable = 'true' if code.retryable else 'false'
     assert f'``{code.name}`` (retryable: {retryable}) {code.text} {code.hint}' in MANUAL
+
+
+@pytest.mark.parametrize('option', PROXY_OPTIONS, ids=lambda option: option.name)
+def test_the_manual_tells_every_option_of_the_proxy(option: cfg.Opt) -> None:
+    default = 'none' if option.default is None else f'``{str(option.default).lower()}``'
+    assert f' ``{option.name}`` {default} ' in MANUAL
 
 
 def test_the_pipeline_in_the_readme_is_that_of_the_paste_sample() -> None:

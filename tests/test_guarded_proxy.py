@@ -205,6 +205,33 @@ def test_while_glance_is_away_every_answer_is_its_own(load: Load, between: Betwe
     assert images.upload(image_id, DATA).status_int == 204
 
 
+@pytest.mark.parametrize(('status', 'allowed'), [
+    ('401 Unauthorized', True), ('404 Not Found', True), ('403 Forbidden', False)])
+def test_a_v1_that_says_nothing_of_the_caller_forbids_nothing(load: Load, monkeypatch: pytest.MonkeyPatch, status: str,
+                                                              allowed: bool) -> None:
+    """Whoever is in front of Glance may not let v1 through; of what v2 allows only a 403 of v1 says otherwise."""
+    asked: list[str] = []
+    send = Proxy.__call__
+
+    def answered(self: Proxy, environ: Environ, start_response: Any) -> Any:
+        if not environ['PATH_INFO'].startswith('/v1/'):
+            return send(self, environ, start_response)
+        asked.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}')
+        start_response(status, [('Content-Length', '2'), ('Content-Type', 'text/plain')])
+        return [b'no']
+    monkeypatch.setattr(Proxy, '__call__', answered)
+    images = Images(load(), token('alice', new_project()))
+    image_id = images.created(KEEP)
+    first = images.upload_cut(image_id)
+    assert asked[0] == f'PUT /v1/images/{image_id}'
+    if not allowed:
+        assert (first.status_int, first.body) == (403, b'no')
+        return
+    assert first.headers[KEPT] == 'error'
+    again = images.upload(image_id, DATA)
+    assert (again.status_int, again.headers[KEPT]) == (204, 'guarded')
+
+
 @pytest.mark.parametrize(('options', 'said'), [
     ({'backend_url': 'glance:9292'}, "option 'backend_url' in"),
     ({'backend_url': 'http://user:secret@glance:9292'}, "option 'backend_url' in"),

@@ -270,6 +270,13 @@ def test_a_backend_that_cannot_be_connected_in_time(to: To) -> None:
     assert b'could not be reached within 0.2 seconds' in answer.body
 
 
+def test_a_backend_that_takes_the_connection_and_speaks_no_tls(to: To) -> None:
+    with socket.create_server((HOST, 0)) as mute:
+        answer = call(to(f'https://{HOST}:{mute.getsockname()[1]}', 30, 0.2, insecure=True), 'GET', '/')
+    assert answer.status == '504 Gateway Timeout'
+    assert b'could not be reached within 0.2 seconds' in answer.body
+
+
 def test_a_backend_that_is_silent(to: To, backend: Backend) -> None:
     backend.behave = lambda peer: peer.receive() and peer.ends()
     answer = call(to(backend.url, 0.2), 'GET', '/')
@@ -505,9 +512,11 @@ def test_a_refusal_with_tls(to: To, secure: Backend, certificate: Path) -> None:
     assert call(proxy, 'PUT', '/', Endless(), CONTENT_LENGTH=str(2**40)).body == b'no'
 
 
-def test_a_backend_that_cannot_be_verified(to: To, secure: Backend) -> None:
-    answer = call(to(secure.url, 5), 'GET', '/')
-    assert (answer.status, secure.received) == ('502 Bad Gateway', [])
+def test_a_backend_that_cannot_be_verified(to: To, secure: Backend, certificate: Path) -> None:
+    """Nobody vouches for it, or it is another than was asked for."""
+    for proxy in (to(secure.url, 5), to(secure.url.replace(HOST, 'localhost'), 5, cafile=str(certificate))):
+        answer = call(proxy, 'GET', '/')
+        assert (answer.status, secure.received) == ('502 Bad Gateway', [])
 
 
 def test_a_file_of_authorities_that_cannot_be_read(to: To) -> None:
@@ -549,14 +558,15 @@ def environ() -> dict[str, Any]:
             'SERVER_PORT': '80', 'wsgi.input': Blocks()}
 
 
-@pytest.mark.parametrize(('method', 'path'), [('HEAD', '/v1/images/x'), ('GET', '/v1/images/x'), ('HEAD', '/images/x')])
+@pytest.mark.parametrize(('method', 'path'), [('HEAD', '/v1/images/x'), ('GET', '/v1/images/x'), ('HEAD', '/images/x'),
+                                              ('PUT', '/v1/images/x'), ('POST', '//v1.1//images/x')])
 def test_what_a_property_slips_in_behind_an_answer_is_nobodys_answer(backend: Backend, proxy: Proxy, method: str,
                                                                      path: str) -> None:
     slipped = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nEVIL!'
 
     def behave(peer: Peer) -> None:
         while (request := peer.receive()) is not None:
-            length = 0 if request.line.startswith(b'HEAD') or b'/v1/' in request.line else 2
+            length = 2 if b'/v2/' in request.line else 0
             peer.send(b'HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n' % length)
             peer.send(slipped if length == 0 else b'ok')
 

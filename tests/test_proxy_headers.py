@@ -59,6 +59,14 @@ def test_identity_passes_where_the_operator_says_so() -> None:
     assert len(sent(identity, True)) == len(IDENTITY)
 
 
+@pytest.mark.parametrize(('name', 'passed'), [
+    ('J\xc3\xbcrgen', 'J\xc3\xbcrgen'), ('J\xfcrgen', 'J\xfcrgen'),
+    ('\u042e\u0440\u0438\u0439', '\xd0\xae\xd1\x80\xd0\xb8\xd0\xb9')])
+def test_names_in_any_script_pass(name: str, passed: str) -> None:
+    """authtoken puts them into the environ as text, a server in front as bytes."""
+    assert sent({'HTTP_X_USER_NAME': name}, True) == {'x-user-name': passed}
+
+
 def test_no_client_can_have_its_identity_taken_away() -> None:
     """It is not the client's to take back: without its roles or its project a request means something else."""
     given = {'HTTP_CONNECTION': 'x-roles, x-project-id, x-auth-token, x-own', 'HTTP_X_ROLES': 'reader',

@@ -1,16 +1,23 @@
 """The proxy on real servers: what comes in byte for byte, and that whatever breaks on one side is seen on the other."""
 
 import http.client
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from demo.server import HOST, Kind
-from tests.proxying import OK, Backend, Front, Peer, answering, once
-from tests.sockets import Exchange, chunked
+from demo.private_glance import script
+from demo.server import HOST, Kind, free_port
+from tests.proxying import OK, SAMPLE, Backend, Front, Peer, answering, listens, once, sample
+from tests.sockets import Exchange, chunked, eventually
 
 SERVERS = [Kind.CHEROOT, Kind.GUNICORN_GTHREAD, Kind.UWSGI_HTTP, Kind.UWSGI_HTTP_SOCKET]
 UWSGI = (Kind.UWSGI_HTTP, Kind.UWSGI_HTTP_SOCKET)
@@ -204,6 +211,28 @@ def test_a_client_that_asks_first_is_told_to_go_on(front: Front, backend: Backen
         assert front.kind in UWSGI or exchange.arrives().startswith(b'HTTP/1.1 100 ')
         assert exchange.send(BODY).answer().status == 200
     assert backend.received[0].body == BODY
+
+
+def test_the_command_of_the_sample_takes_as_many_properties_as_glance(listening: Backend, tmp_path: Path) -> None:
+    """128 of 255 bytes each (``image_property_quota``)."""
+    listening.reset(answering(OK))
+    sample(tmp_path, listening.url)
+    command, = re.findall(r'^#   (uwsgi (?:.*\\\n#)?.*)$', SAMPLE.read_text(), re.MULTILINE)
+    port = free_port()
+    given = {'uwsgi': script('uwsgi'), ':9292': f'{HOST}:{port}', 'FILE': str(tmp_path / 'paste.ini')}
+    started = [given.get(word, word) for word in command.replace('\\\n#', ' ').split()]
+    with (tmp_path / 'log').open('wb') as log, subprocess.Popen(
+            [*started, f'--virtualenv={sys.prefix}'], stdout=log, stderr=log, start_new_session=True) as server:
+        try:
+            eventually(lambda: listens(port), 'uWSGI')
+            with Exchange(port) as exchange:
+                properties = [(f'x-image-meta-property-p{number}', 'v' * 255) for number in range(128)]
+                answer = exchange.head('POST', '/v1/images', [*properties, ('Content-Length', '0'), *CLOSE]).answer()
+        finally:
+            # Its master may still be starting workers, and deaf to gentler signals.
+            os.killpg(server.pid, signal.SIGKILL)
+    came = [name for name, _ in listening.received[-1].headers if b'property' in name]
+    assert (answer.status, len(came)) == (200, len(properties))
 
 
 CONTRADICTIONS = [[('Content-Length', '3'), ('Transfer-Encoding', 'chunked')], [('Transfer-Encoding', 'gzip')],

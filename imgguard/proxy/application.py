@@ -84,7 +84,7 @@ class Proxy:
             headers.append(body.header)
         elif method in _WITH_BODY or environ.get('CONTENT_LENGTH'):
             headers.append((b'content-length', b'0'))
-        if _may_be_split(method, path):
+        if _may_be_split(path):
             headers.append((b'connection', b'close'))
         return Message(method.encode('latin-1'), target(environ, origin.prefix.encode()), headers, body)
 
@@ -106,14 +106,15 @@ class Proxy:
         return own(status, f'The image service behind this proxy {why}.', environ, start_response)
 
 
-def _may_be_split(method: str, path: str) -> bool:
+def _may_be_split(path: str) -> bool:
     """Whether what comes behind the answer may be anybody's.
 
     Glance's v1 puts the values of properties into headers as they are (glance 15, ``glance/api/v1/images.py``,
     ``_inject_image_meta_headers``), line ends too: the rest of such a value would be taken for the answer to the next
-    request on the connection, which may be another caller's.
+    request on the connection, which may be another caller's. Whatever the method: to Routes the query may say another
+    (``PUT …?_method=HEAD``; see :mod:`imgguard.operations_v1`).
     """
-    return method in ('GET', 'HEAD') and 'images/' in path and not path.lstrip('/').startswith('v2')
+    return 'images/' in path and not path.lstrip('/').startswith('v2')
 
 
 class _Answer:

@@ -76,7 +76,7 @@ def of_request(environ: Mapping[str, Any], origin: Origin, forward_identity: boo
     headers += [('via', _joined(environ.get('HTTP_VIA'), f'{protocol} {PSEUDONYM}')),
                 ('x-forwarded-for', _joined(environ.get('HTTP_X_FORWARDED_FOR'), environ.get('REMOTE_ADDR'))),
                 ('x-forwarded-proto', scheme_of_client(environ))]
-    return [(name.encode('latin-1'), value.strip(' \t').encode('latin-1')) for name, value in headers if name]
+    return [(name.encode('latin-1'), _encoded(value.strip(' \t'))) for name, value in headers if name]
 
 
 def scheme_of_client(environ: Mapping[str, Any]) -> str:
@@ -132,6 +132,15 @@ def _plain(authority: str) -> str:
 
 def _named(connection: str) -> frozenset[str]:
     return frozenset(name.strip().lower().replace('_', '-') for name in connection.split(','))
+
+
+def _encoded(value: str) -> bytes:
+    try:
+        # PEP 3333: strings of an environ hold bytes.
+        return value.encode('latin-1')
+    except UnicodeEncodeError:
+        # authtoken puts names of users and projects into it as they are.
+        return value.encode()
 
 
 def _joined(before: object, more: object) -> str:

@@ -4,16 +4,23 @@ import os
 import signal
 import subprocess
 import sysconfig
+import time
 from collections.abc import Iterator
+from hashlib import md5
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
+from demo.client import Answer
+from imgguard import uploads
+from imgguard.tasks import LAST_WORD_SECONDS
 from tests.identity import admin_token
 from tests.old_glance import OldGlance
+from tests.proxying import Between
 from tests.sockets import GuardsStore, eventually
-from tests.sources import Source
+from tests.sources import DATA as GOOD, Source
 from tests.uploading import ERROR, KEEP, KEPT
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding, started
@@ -58,6 +65,20 @@ def test_the_story(images: V1Images) -> None:
     assert (head['status'], head['property-os_distro'], f'property-{ERROR}' in head) == ('active', 'debian', False)
     attempts = images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']
     assert [each['state'] for each in attempts] == ['succeeded', 'failed']
+
+
+@pytest.mark.parametrize('way', ['copy', 'v2'])
+def test_a_retry_may_be_a_copy_or_come_by_v2(images: V1Images, source: Source, way: str) -> None:
+    image_id = in_error(images)
+    if way == 'copy':
+        again = images.request('PUT', f'/v1/images/{image_id}', {'x-glance-api-copy-from': source.url('good')})
+    else:
+        again = images.request('PUT', f'/v2/images/{image_id}/file', OCTETS, GOOD)
+    assert (again.status, again.headers[KEPT_HEADER]) == (200 if way == 'copy' else 204, 'guarded')
+    eventually(lambda: images.status(image_id) == 'active', 'the data')
+    shown = images.show(image_id)
+    assert (shown['size'], shown['checksum']) == (len(GOOD), md5(GOOD).hexdigest())
+    assert images.request('GET', f'/v1/images/{image_id}').body == GOOD
 
 
 def test_a_create_with_data_that_ends_well_is_answered_as_without_the_guard(images: V1Images, port: int,
@@ -189,6 +210,35 @@ def test_who_may_not_modify_an_image_cannot_touch_it(images: V1Images, port: int
     assert len(images.request('GET', f'/v2/images/{image_id}/attempts').json['attempts']) == 1
 
 
+def test_a_stranger_cannot_tell_an_image_that_the_guard_knows_from_none(images: V1Images, port: int) -> None:
+    known, stranger = in_error(images), V1Images(port)
+    copied = {**KEEP, 'x-glance-api-copy-from': 'http://127.0.0.1:9/x'}
+    for method, headers, body in (('PUT', {**OCTETS, **KEEP}, DATA), ('PUT', copied, None), ('DELETE', KEEP, None),
+                                  ('HEAD', {}, None), ('GET', {}, None), ('PUT', {}, None)):
+        answers = []
+        for image_id in (known, str(uuid4())):
+            answer = stranger.request(method, f'/v1/images/{image_id}', headers, body)
+            varies = dict.fromkeys(('x-openstack-request-id', 'date'))
+            answers.append((answer.status, {**answer.headers, **varies}, answer.text.replace(image_id, 'ID')))
+        assert answers[0] == answers[1] and answers[0][0] == 404
+
+
+@pytest.mark.parametrize(('method', 'query'), [('HEAD', ''), ('PUT', '?_method=HEAD'), ('POST', '?_method=HEAD')])
+def test_what_a_stranger_slips_behind_an_answer_is_not_given_to_others(
+        images: V1Images, port: int, method: str, query: str) -> None:
+    """v2 takes values with line ends, and v1 puts them into the headers of its answers as they are."""
+    image_id = images.created()
+    slipped = r'x\r\nContent-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nEVIL!'
+    added = images.client.request('PATCH', f'/v2/images/{image_id}', b'[{"op": "add", "path": "/a", "value": "%s"}]' %
+                                  slipped.encode(), {'Content-Type': 'application/openstack-images-v2.1-json-patch'})
+    assert added.status == 200, added
+    victim = V1Images(port)
+    public = victim.listed()
+    for _ in range(3):
+        images.request(method, f'/v1/images/{image_id}{query}')
+        assert victim.listed() == public
+
+
 def test_the_policy_of_glance_decides(start_old_glance: StartOldGlance, tmp_path: Path) -> None:
     glance = start_old_glance(policy={'modify_image': 'role:admin'})
     with guarding(glance, tmp_path) as port:
@@ -282,6 +332,30 @@ def test_the_command_line_is_told_and_tries_again(old_glance: OldGlance, tmp_pat
 
 
 # What breaks
+
+def test_no_retry_begins_before_glance_has_had_its_last_word(old_glance: OldGlance, tmp_path: Path,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an upload without an answer: what Glance has killed it may still delete and kill once more, by its name."""
+    retries: list[Answer] = []
+
+    def sleep(seconds: float) -> None:
+        if seconds == LAST_WORD_SECONDS:
+            retries.append(images.upload(image_id, DATA))
+        else:
+            time.sleep(seconds)
+
+    monkeypatch.setattr(uploads, 'time', SimpleNamespace(sleep=sleep))
+    with Between(old_glance.url) as between, guarding(old_glance, tmp_path, backend_url=between.url) as port:
+        images = V1Images(port)
+        image_id = images.created(KEEP)
+        between.loses = lambda environ: '504' if 'HTTP_X_IMAGE_META_CHECKSUM' in environ else None
+        answer = images.upload(image_id, DATA, WRONG)
+        assert (answer.status, answer.headers[KEPT_HEADER]) == (504, 'error')
+        retry, = retries
+        assert retry.status == 409 and 'is under way' in retry.text
+        assert images.upload(image_id, DATA).status == 200
+        assert images.status(image_id) == 'active'
+
 
 def test_an_upload_whose_proxy_dies_can_be_sent_again_at_once(old_glance: OldGlance, tmp_path: Path) -> None:
     with started(old_glance, tmp_path, lease_seconds='5') as first, started(
