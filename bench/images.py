@@ -189,10 +189,14 @@ def _write(url: str, rows: Iterator[tuple[Any, dict[str, Any]]]) -> None:
 
     def flush(connection: Connection) -> None:
         for table, values in waiting.items():
-            connection.execute(insert(table), values)
-        waiting.clear()
+            if values:
+                connection.execute(insert(table), values)
+                values.clear()
 
     with engine.begin() as connection:
+        if engine.dialect.name == 'sqlite':
+            # As the servers do.
+            connection.exec_driver_sql('PRAGMA foreign_keys=ON')
         for table, values in rows:
             waiting.setdefault(table, []).append(values)
             if len(waiting[table]) >= _BATCH:
