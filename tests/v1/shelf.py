@@ -12,8 +12,11 @@ from sqlalchemy import create_engine, insert, text
 
 from imgguard.store import Store
 from imgguard.store.models import images as rows_of_the_guard
+from tests.identity import token
+from tests.old_glance import OldGlance
 
 OWNER: Final = 'red'
+ALICE: Final = token('alice', OWNER)
 
 
 @dataclass
@@ -83,3 +86,11 @@ def put(rows: Iterable[Row], glance: Path, store: str) -> None:
             "bytes_received, host, worker) SELECT \"key\", 1, 'upload', 'failed', true, error_code, error_at, "
             "error_at, 5, 'host', 'worker' FROM imgguard_images WHERE error_text = 'put'"))
     engine.dispose()
+
+
+def in_order(glance: OldGlance, rows: Iterable[Row], key: str = 'created_at', direction: str = 'desc') -> list[str]:
+    """The ids of these images as Glance's database sorts them."""
+    among = {row.id for row in rows}
+    with closing(sqlite3.connect(glance.database)) as database:
+        keys = ', '.join(f'{name} {direction}' for name in dict.fromkeys([key, 'created_at', 'id']))
+        return [found for found, in database.execute(f'SELECT id FROM images ORDER BY {keys}') if found in among]

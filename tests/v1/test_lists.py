@@ -1,25 +1,21 @@
 """Lists of v1 through the proxy in front of a real Glance 15.0.2: images in error are there, killed ones among them."""
 
 import itertools
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imgguard.api import v1
-from imgguard.proxy import Proxy
 from tests.identity import admin_token, token
 from tests.old_glance import OldGlance
 from tests.uploading import ERROR
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding
 from tests.v1.images import V1Images
-from tests.v1.shelf import OWNER, Row, put
+from tests.v1.shelf import ALICE, OWNER, Row, in_order, put
 
-ALICE = token('alice', OWNER)
 KINDS = [('active', None), ('killed', 'client_disconnected'), ('queued', None), ('killed', None),
          ('killed', 'size_mismatch'), ('queued', 'client_disconnected'), ('active', None), ('saving', 'storage_full'),
          ('deleted', None), ('killed', 'storage_full'), ('saving', None), ('pending_delete', None), ('killed', None)]
@@ -50,39 +46,10 @@ def listed_rows(owner: str = OWNER) -> list[Row]:
 
 
 @pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance()
-
-
-@pytest.fixture(scope='module')
 def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('guard')
     put(ROWS, glance.database, f'sqlite:///{folder}/imgguard.db')
     return folder
-
-
-@pytest.fixture(scope='module')
-def port(glance: OldGlance, store: Path) -> Iterator[int]:
-    with guarding(glance, store, by_database=False) as port:
-        yield port
-
-
-@pytest.fixture
-def images(port: int) -> V1Images:
-    return V1Images(port, ALICE)
-
-
-@pytest.fixture
-def bare(glance: OldGlance) -> V1Images:
-    return V1Images(glance.port, ALICE)
-
-
-def in_order(glance: OldGlance, rows: Iterable[Row], key: str = 'created_at', direction: str = 'desc') -> list[str]:
-    """The ids of these images as Glance's database sorts them."""
-    among = {row.id for row in rows}
-    with closing(sqlite3.connect(glance.database)) as database:
-        keys = ', '.join(f'{name} {direction}' for name in dict.fromkeys([key, 'created_at', 'id']))
-        return [found for found, in database.execute(f'SELECT id FROM images ORDER BY {keys}') if found in among]
 
 
 def walked(images: V1Images, path: str, limit: int) -> list[str]:
@@ -296,21 +263,6 @@ def test_without_the_store_and_without_candidates_the_answers_are_glances(
 # Thousands
 
 MANY = 3000
-
-
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The requests for lists that reach Glance, as they come; what earlier tests still follow are single images."""
-    sent: list[str] = []
-    send = Proxy.__call__
-
-    def counted(self: Proxy, environ: Any, start_response: Any) -> Any:
-        if environ['PATH_INFO'].endswith(('/images', '/images/detail')):
-            sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}?{environ["QUERY_STRING"]}')
-        return send(self, environ, start_response)
-
-    monkeypatch.setattr(Proxy, '__call__', counted)
-    return sent
 
 
 @pytest.fixture(scope='module')

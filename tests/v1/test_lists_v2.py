@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgguard import listing
-from imgguard.killed_images import KilledImages, merged, places
+from imgguard.killed_images import KilledImages
 from tests.identity import admin_token, token
 from tests.old_glance import OldGlance
 from tests.uploading import ERROR
@@ -18,10 +18,7 @@ from tests.v1 import test_lists
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding
 from tests.v1.images import V1Images
-from tests.v1.shelf import OWNER, Row, put
-from tests.v1.test_lists import ALICE, in_order
-
-images, bare, requests = test_lists.images, test_lists.bare, test_lists.requests
+from tests.v1.shelf import ALICE, OWNER, Row, in_order, put
 
 #: Project and status of the member of an image.
 MEMBERS = {60: (OWNER, 'accepted'), 61: (OWNER, 'pending'), 64: (OWNER, 'accepted'), 65: (OWNER, 'pending'),
@@ -71,11 +68,6 @@ def of_status(rows: list[Row], status: str | None) -> list[Row]:
 
 
 @pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance()
-
-
-@pytest.fixture(scope='module')
 def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('guard')
     put(ROWS, glance.database, f'sqlite:///{folder}/imgguard.db')
@@ -86,12 +78,6 @@ def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     'INSERT INTO image_members (image_id, member, can_share, status, created_at, updated_at, deleted) '
                     'VALUES (?, ?, 0, ?, ?, ?, 0)', [row.id, *MEMBERS[row.number], row.created_at, row.created_at])
     return folder
-
-
-@pytest.fixture(scope='module')
-def port(glance: OldGlance, store: Path) -> Iterator[int]:
-    with guarding(glance, store, by_database=False) as port:
-        yield port
 
 
 def page(caller: V1Images, query: str) -> list[dict[str, Any]]:
@@ -359,59 +345,3 @@ def test_nothing_is_asked_while_the_store_has_no_candidate(
                 answer, alone = (each.request('GET', f'/v2/images?{query}') for each in (images, bare))
                 assert answer.body == alone.body
                 assert requests == [f'GET /v2/images?{query}']
-
-
-# The merging
-
-def place_of(image: dict[str, Any], letters: str) -> int:
-    return sum(letter < image['id'] for letter in letters)
-
-
-@pytest.mark.parametrize(('letters', 'is_cut', 'limit', 'killed', 'listed', 'marker'), [
-    ('', False, 5, 'a', 'a', None),
-    ('', False, 1, 'ab', 'a', 'a'),
-    ('bdf', False, 9, '', 'bdf', None),
-    ('bdf', True, 3, '', 'bdf', 'f'),
-    ('bdf', False, 9, 'aceg', 'abcdefg', None),
-    ('bdf', False, 7, 'aceg', 'abcdefg', None),
-    ('bdf', False, 6, 'aceg', 'abcdef', 'f'),
-    ('bdf', False, 4, 'aceg', 'abcd', 'd'),
-    ('bdf', True, 3, 'aceg', 'abc', 'c'),
-    ('bdf', True, 3, 'g', 'bdf', 'f'),
-    ('bdf', True, 3, 'eg', 'bde', 'e'),
-    ('bdf', False, 3, 'g', 'bdf', 'f'),
-    ('bdf', False, 4, 'g', 'bdfg', None),
-    # Those that the list does not hold are in capitals, and count for nothing.
-    ('bdf', False, 9, 'AcEG', 'bcdf', None),
-    ('bdf', True, 3, 'AEG', 'bdf', 'f'),
-    ('bdf', True, 3, 'ACEG', 'bd', 'e'),
-    ('bdf', True, 3, 'ACe', 'bde', 'e'),
-    ('', False, 2, 'ABCDE', '', None),
-    ('', False, 2, 'ABCDe', 'e', None),
-    ('ef', False, 2, 'ABc', 'ce', 'e'),
-])
-def test_merging(letters: str, is_cut: bool, limit: int, killed: str, listed: str, marker: str | None) -> None:
-    images, last = merged(
-        [{'id': letter} for letter in letters], is_cut, limit, iter([{'id': letter} for letter in killed.lower()]),
-        lambda image: image if image['id'] in killed else None,
-        lambda image, low, high: place_of(image, letters))
-    assert (''.join(image['id'] for image in images), last) == (listed, marker)
-
-
-def test_an_endless_row_of_killed_images_that_nobody_is_shown_ends() -> None:
-    def endless() -> Iterator[dict[str, Any]]:
-        while True:
-            yield {'id': 'a'}
-    assert merged([{'id': 'b'}], True, 1, endless(), lambda image: None, lambda *given: 0) == ([{'id': 'b'}], 'b')
-
-
-def test_glance_is_asked_for_no_place_that_is_certain() -> None:
-    asked: list[str] = []
-
-    def locate(image: dict[str, Any], low: int, high: int) -> int:
-        asked.append(image['id'])
-        return place_of(image, 'mn')
-    killed = [{'id': letter} for letter in 'abcdefz']
-    assert places(killed, 0, 2, locate) == [0] * 6 + [2]
-    assert asked == ['d', 'f', 'z']
-    assert places(killed, 1, 1, locate) == [1] * 7 and len(asked) == 3
