@@ -20,7 +20,7 @@ from imgguard.api import v1, v2
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller
-from imgguard.lists_v1 import SINCE_EVER, images_of_page
+from imgguard.lists_v1 import hidden_since, images_of_page
 from imgguard.merging import merged
 from imgguard.presenter import Presenter
 from imgguard.remote_images import NOT_SPOKEN
@@ -119,12 +119,13 @@ class KilledImages:
         # Whatever is wrong here, the client gets Glance's answer.
         with Border(LOG, 'killed images are not listed', StoreUnavailable, GlanceUnavailable):
             wanted = _Wanted.of(environ.get('QUERY_STRING', '')) if self._has_v1 and not _brings_body(environ) else None
-            if wanted is not None and wanted.limit and self._store.candidates(1):
-                answer = self._merged(environ, wanted, by, code)
+            since = hidden_since(self._store) if wanted is not None and wanted.limit else None
+            if wanted is not None and since is not None:
+                answer = self._merged(environ, wanted, by, code, since)
         return answer or Captured(self._application, environ)
 
-    def _merged(self, environ: Environ, wanted: _Wanted, by: Caller, code: str | None) -> Captured | None:
-        killed = self._killed(wanted, by, code)
+    def _merged(self, environ: Environ, wanted: _Wanted, by: Caller, code: str | None, since: str) -> Captured | None:
+        killed = self._killed(wanted, by, code, since)
         first = next(killed, None)
         if first is None:
             return None
@@ -145,13 +146,13 @@ class KilledImages:
         answer.replace(v2.dump(document))
         return answer
 
-    def _killed(self, wanted: _Wanted, by: Caller, code: str | None) -> Iterator[Json]:
+    def _killed(self, wanted: _Wanted, by: Caller, code: str | None, since: str) -> Iterator[Json]:
         """The killed images in error after the marker, in the words of v1; those that a look at v1 rules out are not.
 
         Nothing where Glance has no API v1, or refuses the request: it has its own words for that.
         """
-        query = [SINCE_EVER, ('status', v2.STATUS_KILLED), ('is_public', 'none'), ('sort_key', wanted.key),
-                 ('sort_dir', wanted.direction), *wanted.of_v1]
+        query = [('changes-since', since), ('status', v2.STATUS_KILLED), ('is_public', 'none'),
+                 ('sort_key', wanted.key), ('sort_dir', wanted.direction), *wanted.of_v1]
         marker, examined = wanted.parameters.get('marker'), 0
         seen: set[str] = set()
         while examined < _MAX_EXAMINED:
@@ -170,7 +171,7 @@ class KilledImages:
             records = self._presenter.records(told)
             for image, as_v2 in zip(images, told, strict=True):
                 found = v2.error_of(as_v2, records)
-                if (found is not None and code in (None, found[1].code) and image.get('deleted') is not True
+                if (found is not None and code in (None, found[1].code)
                         # After a marker that lacks what is sorted by, Glance may list nothing: it must not end a page.
                         and image.get(wanted.key) is not None
                         and wanted.parameters.get('owner') in (None, image.get('owner'))

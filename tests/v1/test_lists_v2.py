@@ -18,7 +18,7 @@ from tests.v1 import test_lists
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding
 from tests.v1.images import V1Images
-from tests.v1.shelf import ALICE, OWNER, Row, in_order, put
+from tests.v1.shelf import ALICE, OWNER, Row, in_order, let_die, put
 
 #: Project and status of the member of an image.
 MEMBERS = {60: (OWNER, 'accepted'), 61: (OWNER, 'pending'), 64: (OWNER, 'accepted'), 65: (OWNER, 'pending'),
@@ -254,6 +254,19 @@ def test_without_a_size_none_stands_where_images_are_sorted_by_it(
             assert walked(images, f'sort_key=size&sort_dir={direction}&limit=3') == in_order(
                 glance, [*rows, killed[1]], 'size', direction)
         assert walked(images, 'limit=3') == in_order(glance, rows + killed)
+
+
+@pytest.mark.parametrize('query', ['', 'status=error'])
+def test_the_first_look_gives_an_attempt_that_died_its_verdict(start_old_glance: StartOldGlance, tmp_path: Path,
+                                                               query: str) -> None:
+    glance, store = start_old_glance(), f'sqlite:///{tmp_path}/imgguard.db'
+    killed, active = Row(1, 'killed', 'storage_full'), Row(0, 'active')
+    put([killed, active], glance.database, store)
+    let_die(store)
+    with guarding(glance, tmp_path, by_database=False) as port:
+        found = page(V1Images(port, ALICE), query)
+        assert [image[f'{ERROR}_code'] for image in found if image['status'] == 'error'] == ['worker_lost']
+        assert [image['id'] for image in found] == [killed.id, active.id][:1 if query else 2]
 
 
 # Callers
