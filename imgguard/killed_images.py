@@ -134,9 +134,11 @@ class KilledImages:
         page = v2.images_of(document) if document is not None else []
         if document is None or document.get('images') != page:
             return answer
+        on_page = {image['id'] for image in page}
         listed, marker = merged(
             page, 'next' in document, wanted.limit, chain([first], killed),
-            lambda image: self._shown(image, wanted, by),
+            # It may have been put back to queued, before the page came or since then.
+            lambda image: None if image['id'] in on_page else self._shown(image, wanted, by),
             lambda image, low, high: self._place(image, page, environ, wanted, low, high))
         if len(listed) == len(page) and marker is None:
             return answer
@@ -183,7 +185,7 @@ class KilledImages:
     def _shown(self, image: Json, wanted: _Wanted, by: Caller) -> Json | None:
         """What v2 shows of it; ``None`` where the list asked for does not hold it."""
         shown: Json | None = by.context.find(f'/v2/images/{image["id"]}')
-        if shown is None or shown.get('status') != v2.STATUS_KILLED or not set(wanted.tags) <= set(shown['tags']):
+        if shown is None or shown.get('status') not in v2.ERROR_STATUSES or not set(wanted.tags) <= set(shown['tags']):
             return None
         visibility, asked = shown.get('visibility'), wanted.parameters.get('visibility')
         if asked is not None and asked != visibility:

@@ -257,6 +257,28 @@ def test_without_a_size_none_stands_where_images_are_sorted_by_it(
 
 
 @pytest.mark.parametrize('query', ['', 'status=error'])
+def test_an_image_that_is_put_back_to_queued_meanwhile_is_listed_once(
+        start_old_glance: StartOldGlance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    glance = start_old_glance()
+    rows = [Row(0, 'active'), Row(2, 'killed', 'storage_full'), Row(4, 'killed', 'storage_full')]
+    put(rows, glance.database, f'sqlite:///{tmp_path}/imgguard.db')
+    killed = KilledImages._killed
+
+    def requeued(*given: Any) -> Iterator[dict[str, Any]]:
+        # The first before Glance is asked for the page, and the other when the page is there.
+        for image in killed(*given):
+            with closing(sqlite3.connect(glance.database)) as database, database:
+                database.execute("UPDATE images SET status = 'queued' WHERE id = ?", [image['id']])
+            yield image
+
+    monkeypatch.setattr(KilledImages, '_killed', requeued)
+    with guarding(glance, tmp_path, by_database=False) as port:
+        found = page(V1Images(port, ALICE), query)
+    assert [(image['id'], image['status']) for image in found] == [
+        (rows[2].id, 'error'), (rows[1].id, 'error'), (rows[0].id, 'active')][:2 if query else 3]
+
+
+@pytest.mark.parametrize('query', ['', 'status=error'])
 def test_the_first_look_gives_an_attempt_that_died_its_verdict(start_old_glance: StartOldGlance, tmp_path: Path,
                                                                query: str) -> None:
     glance, store = start_old_glance(), f'sqlite:///{tmp_path}/imgguard.db'
