@@ -95,7 +95,7 @@ class ListsV1:
 
     def _page(self, environ: Environ, by: Caller, details: bool) -> Captured | None:
         wanted = parse(environ.get('QUERY_STRING', ''), self._shown)
-        # Glance answers the index to other methods, too (glance/api/v1/router.py), and looks for parameters in a body.
+        # Glance answers the index to other methods, too (glance/api/v1/router.py), and refuses a body that is no JSON.
         if wanted is None or environ['REQUEST_METHOD'] != 'GET' or environ.get('CONTENT_LENGTH') not in (None, '', '0'):
             return None
         since = hidden_since(self._store)

@@ -115,7 +115,7 @@ def test_no_page_ends_with_a_killed_image_without_the_size_that_images_are_sorte
                 glance, rows, 'size', direction), (direction, limit)
         assert walked(images, '/v1/images?', 3) == in_order(glance, [*rows, unsized[0]])
         monkeypatch.setattr(lists_v1, '_STEP', 1)
-        assert walked(images, '/v1/images?sort_key=size&sort_dir=asc', 2) == in_order(glance, rows, 'size', 'asc')
+        assert walked(images, '/v1/images?sort_key=size&sort_dir=asc', 5) == in_order(glance, rows, 'size', 'asc')
         # One that Glance itself lists.
         waiting = Row(9, 'queued', None, {'size': None})
         with closing(sqlite3.connect(glance.database)) as database, database:
@@ -238,6 +238,14 @@ def test_what_glance_refuses_it_refuses_in_its_own_words(images: V1Images, bare:
         assert (answer.status, answer.text) == (alone.status, alone.text), query
 
 
+def test_a_request_with_a_body_is_sent_on_as_it_is(images: V1Images, bare: V1Images, requests: list[str]) -> None:
+    for body in (b'{}', b'limit=2'):
+        requests.clear()
+        answer, alone = (each.request('GET', '/v1/images?limit=9', body=body) for each in (images, bare))
+        assert (answer.status, answer.text) == (alone.status, alone.text)
+        assert requests == ['GET /v1/images?limit=9']
+
+
 # Callers
 
 def test_others_see_what_glance_shows_them(glance: OldGlance, port: int) -> None:
@@ -314,6 +322,14 @@ def test_nor_do_they_where_only_images_in_error_are_asked_for(old: tuple[int, Ol
         answer = V1Images(old[0], ALICE).request('GET', path)
         assert [image['id'] for image in answer.json['images']] == [Row(7, '').id, Row(3, '').id]
         assert len(requests) <= asked, requests
+
+
+def test_none_is_missed_where_more_are_in_error_than_are_looked_up(
+        old: tuple[int, OldGlance], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists_v1, '_MOST_LOOKED_UP', 0)
+    for path in ('/v1/images?status=error&limit=20', '/v2/images?status=error'):
+        answer = V1Images(old[0], ALICE).request('GET', path)
+        assert [image['id'] for image in answer.json['images']] == [Row(7, '').id, Row(3, '').id]
 
 
 @pytest.fixture(scope='module')

@@ -217,6 +217,12 @@ def test_what_glance_refuses_it_refuses_in_its_own_words(images: V1Images, bare:
     assert answer.status >= 400
 
 
+def test_a_request_with_a_body_is_sent_on_once(images: V1Images, bare: V1Images, requests: list[str]) -> None:
+    answer, alone = (each.request('GET', '/v2/images?limit=9', body=b'limit=2') for each in (images, bare))
+    assert [image['id'] for image in answer.json['images']] == [image['id'] for image in alone.json['images']]
+    assert requests == ['GET /v2/images?limit=9']
+
+
 # Pages
 
 def test_any_image_is_a_marker_that_is_one_for_glance(glance: OldGlance, images: V1Images, bare: V1Images) -> None:
