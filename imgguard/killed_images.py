@@ -9,9 +9,9 @@ is one that v1 does not know, killed images are left out.
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -20,7 +20,8 @@ from imgguard.api import v1, v2
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller
-from imgguard.lists_v1 import SINCE_EVER, images_of_page
+from imgguard.lists_v1 import hidden_since, images_of_page
+from imgguard.merging import merged
 from imgguard.presenter import Presenter
 from imgguard.remote_images import NOT_SPOKEN
 from imgguard.store import Store
@@ -42,9 +43,6 @@ _NOT_JUDGED: Final = frozenset({'created_at', 'updated_at', 'deleted', 'deleted_
                                 'is_public', 'changes-since', names.ERROR_CODE})
 _DEFAULT_LIMIT: Final = 25
 _MAX_LIMIT: Final = 1000
-# Each of them costs a request or two.
-_MOST_KILLED: Final = 50
-_MOST_FOR_NOTHING: Final = 200
 _STEP: Final = 200
 _MAX_EXAMINED: Final = 50000
 
@@ -103,86 +101,6 @@ def _sort(given: dict[str, str]) -> tuple[str, str] | None:
     return (keys[0].strip(), directions[0].strip()) if len(keys) == 1 else None
 
 
-def places(killed: Sequence[Json], low: int, high: int, locate: Callable[[Json, int, int], int]) -> list[int]:
-    """Before which image of a page each killed one belongs; both in the same order.
-
-    :param low: of the page, as is ``high``, between which all belong
-    :param locate: tells it of one that belongs between two places that are not the same
-    """
-    if not killed or low == high:
-        return [low] * len(killed)
-    middle = len(killed) // 2
-    there = locate(killed[middle], low, high)
-    return [*places(killed[:middle], low, there, locate), there, *places(killed[middle + 1:], there, high, locate)]
-
-
-def merged(page: Sequence[Json], is_cut: bool, limit: int, killed: Iterator[Json], shown: Callable[[Json], Json | None],
-           locate: Callable[[Json, int, int], int]) -> tuple[list[Json], str | None]:
-    """A page of v2 with killed images put between.
-
-    :param is_cut: whether Glance lists more after the page
-    :param limit: how many images the page may have; one that is cut is as long as it may be
-    :param killed: in the order of the page
-    :param shown: what v2 shows of a killed image; ``None`` for one that the list does not hold
-    :param locate: see :func:`places`
-    :returns: the images, and the one to go on from if there is more
-    """
-    merge = _Merge(page, is_cut, limit, shown, locate)
-    examined = 0
-    while batch := list(islice(killed, min(limit, _MOST_KILLED))):
-        merge.add(batch)
-        examined += len(batch)
-        if merge.listed or merge.is_full or examined >= _MOST_FOR_NOTHING:
-            break
-    # A page that holds nothing is taken for the last: rather leave out killed images than not go on.
-    if merge.is_full or not merge.listed or next(killed, None) is None:
-        merge.finish()
-    return merge.listed, merge.last if merge.goes_on else None
-
-
-class _Merge:
-    """
-    :ivar listed: the images so far
-    :ivar last: the image to go on from
-    :ivar goes_on: whether there is more
-    :ivar is_full: whether no killed image belongs on the page any more
-    """
-
-    def __init__(self, page: Sequence[Json], is_cut: bool, limit: int, shown: Callable[[Json], Json | None],
-                 locate: Callable[[Json, int, int], int]) -> None:
-        self.listed: list[Json] = []
-        self.last = ''
-        self.goes_on, self.is_full = True, False
-        self._page, self._is_cut, self._taken = page, is_cut, 0
-        self._limit = len(page) if is_cut else max(limit, len(page))
-        self._shown, self._locate = shown, locate
-
-    def add(self, killed: Sequence[Json]) -> None:
-        """Put killed images in, which come after those that were put in before."""
-        found = places(killed, self._taken, len(self._page), self._locate)
-        for image, place in zip(killed, found, strict=True):
-            self._take(place)
-            self.is_full = len(self.listed) == self._limit
-            if self.is_full:
-                return
-            shown = self._shown(image)
-            self.last = image['id']
-            if shown is not None:
-                self.listed.append(shown)
-
-    def finish(self) -> None:
-        """No killed image is left that belongs on the page: fill it up."""
-        self._take(len(self._page))
-        self.goes_on = self._is_cut or self.is_full or self._taken < len(self._page)
-
-    def _take(self, end: int) -> None:
-        taken = self._page[self._taken:min(end, self._taken + self._limit - len(self.listed))]
-        self.listed += taken
-        self._taken += len(taken)
-        if taken:
-            self.last = taken[-1]['id']
-
-
 class KilledImages:
     """Lists of v2 with the killed images in error among the others, as Glance shows them, for the proxy."""
 
@@ -201,12 +119,13 @@ class KilledImages:
         # Whatever is wrong here, the client gets Glance's answer.
         with Border(LOG, 'killed images are not listed', StoreUnavailable, GlanceUnavailable):
             wanted = _Wanted.of(environ.get('QUERY_STRING', '')) if self._has_v1 and not _brings_body(environ) else None
-            if wanted is not None and wanted.limit and self._store.candidates(1):
-                answer = self._merged(environ, wanted, by, code)
+            since = hidden_since(self._store) if wanted is not None and wanted.limit else None
+            if wanted is not None and since is not None:
+                answer = self._merged(environ, wanted, by, code, since)
         return answer or Captured(self._application, environ)
 
-    def _merged(self, environ: Environ, wanted: _Wanted, by: Caller, code: str | None) -> Captured | None:
-        killed = self._killed(wanted, by, code)
+    def _merged(self, environ: Environ, wanted: _Wanted, by: Caller, code: str | None, since: str) -> Captured | None:
+        killed = self._killed(wanted, by, code, since)
         first = next(killed, None)
         if first is None:
             return None
@@ -215,9 +134,11 @@ class KilledImages:
         page = v2.images_of(document) if document is not None else []
         if document is None or document.get('images') != page:
             return answer
+        on_page = {image['id'] for image in page}
         listed, marker = merged(
             page, 'next' in document, wanted.limit, chain([first], killed),
-            lambda image: self._shown(image, wanted, by),
+            # It may have been put back to queued, before the page came or since then.
+            lambda image: None if image['id'] in on_page else self._shown(image, wanted, by),
             lambda image, low, high: self._place(image, page, environ, wanted, low, high))
         if len(listed) == len(page) and marker is None:
             return answer
@@ -227,13 +148,13 @@ class KilledImages:
         answer.replace(v2.dump(document))
         return answer
 
-    def _killed(self, wanted: _Wanted, by: Caller, code: str | None) -> Iterator[Json]:
+    def _killed(self, wanted: _Wanted, by: Caller, code: str | None, since: str) -> Iterator[Json]:
         """The killed images in error after the marker, in the words of v1; those that a look at v1 rules out are not.
 
         Nothing where Glance has no API v1, or refuses the request: it has its own words for that.
         """
-        query = [SINCE_EVER, ('status', v2.STATUS_KILLED), ('is_public', 'none'), ('sort_key', wanted.key),
-                 ('sort_dir', wanted.direction), *wanted.of_v1]
+        query = [('changes-since', since), ('status', v2.STATUS_KILLED), ('is_public', 'none'),
+                 ('sort_key', wanted.key), ('sort_dir', wanted.direction), *wanted.of_v1]
         marker, examined = wanted.parameters.get('marker'), 0
         seen: set[str] = set()
         while examined < _MAX_EXAMINED:
@@ -252,7 +173,7 @@ class KilledImages:
             records = self._presenter.records(told)
             for image, as_v2 in zip(images, told, strict=True):
                 found = v2.error_of(as_v2, records)
-                if (found is not None and code in (None, found[1].code) and image.get('deleted') is not True
+                if (found is not None and code in (None, found[1].code)
                         # After a marker that lacks what is sorted by, Glance may list nothing: it must not end a page.
                         and image.get(wanted.key) is not None
                         and wanted.parameters.get('owner') in (None, image.get('owner'))
@@ -264,7 +185,7 @@ class KilledImages:
     def _shown(self, image: Json, wanted: _Wanted, by: Caller) -> Json | None:
         """What v2 shows of it; ``None`` where the list asked for does not hold it."""
         shown: Json | None = by.context.find(f'/v2/images/{image["id"]}')
-        if shown is None or shown.get('status') != v2.STATUS_KILLED or not set(wanted.tags) <= set(shown['tags']):
+        if shown is None or shown.get('status') not in v2.ERROR_STATUSES or not set(wanted.tags) <= set(shown['tags']):
             return None
         visibility, asked = shown.get('visibility'), wanted.parameters.get('visibility')
         if asked is not None and asked != visibility:

@@ -6,21 +6,24 @@ then it hides nothing, also not what is deleted (``glance/db/sqlalchemy/api.py``
 list is made of, ``killed`` among them, and takes out what is killed and not in error. Sorting, paging, visibility and
 every other filter stay Glance's. A list of v1 has no link to the next page: clients stop at a page that is shorter than
 they asked for, so every page is filled up.
+
+Killed images are never purged, so that a Glance of some years may have many thousands of which the guard knows nothing.
+So where only images in error are asked for, Glance is asked for no changes that are older than the first of these; and
+where others are, too, and one page of Glance's is not enough, whether a killed image with such a change follows at all.
 """
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes, urlencode
 
-from imgguard import listing, names
 from imgguard.api import v1, v2
 from imgguard.border import Border
 from imgguard.errors import StoreUnavailable
 from imgguard.images import Caller
+from imgguard.listing_v1 import SINCE_EVER, Wanted, parse
 from imgguard.operations import Action, Operation
 from imgguard.presenter import Presenter
 from imgguard.store import Store
@@ -32,88 +35,35 @@ Json = dict[str, Any]
 #: Sends a list request with details and this query to Glance, as the caller.
 Ask = Callable[[str], Captured]
 
-SINCE_EVER: Final = ('changes-since', '1970-01-01T00:00:00Z')
+_FORMAT: Final = '%Y-%m-%dT%H:%M:%SZ'
+# The time of creation is cut to seconds, and the clock of another host of Glance's tells when an image changed.
+_SKEW: Final = timedelta(hours=1)
+# Of more images in error it is not looked up when the first was made.
+_MOST_LOOKED_UP: Final = 200
 
-_CODE: Final = f'property-{names.ERROR_CODE}'
-_HIDDEN: Final = frozenset({v2.STATUS_KILLED, 'deleted'})
 _STEP: Final = 200
 _MAX_STEP: Final = 1000
 _MAX_EXAMINED: Final = 50000
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A list that the error state takes part in.
+def hidden_since(store: Store) -> str | None:
+    """A time since which every image has changed that Glance may hide although it is in error.
 
-    :param parameters: of the query: each name, and the parameter as it was sent
-    :param others: Glance's statuses that are listed, of images that are not in error
-    :param errors: whether images in error are listed
-    :param code: only images in error with this code
-    :param of_changes: whether the client itself asked for changes since some time, and so for what Glance hides
+    :returns: ``None`` where no image is in error, nor a verdict due
+    :raises StoreUnavailable: the store cannot be asked
     """
-
-    parameters: tuple[tuple[str, str], ...]
-    others: frozenset[str]
-    errors: bool
-    code: str | None
-    of_changes: bool
-
-    def query(self, marker: str | None = None, limit: int | None = None) -> str:
-        """The query of a page of Glance's that holds all these images, and others.
-
-        :param marker: the page after this image, and not the one asked for
-        """
-        statuses = self.others | (v2.ERROR_STATUSES if self.errors else frozenset())
-        ours = [('status', 'in:' + ','.join(sorted(statuses)))]
-        if self.errors and not self.of_changes:
-            ours.append(SINCE_EVER)
-        if marker is not None:
-            ours += [('marker', marker), ('limit', str(limit))]
-        replaced = {name for name, _ in ours} | {_CODE, '_method'}
-        kept = [sent for name, sent in self.parameters if name not in replaced]
-        return '&'.join([*kept, urlencode(ours, safe=':,')])
-
-    def probe(self) -> str | None:
-        """The query of no image at all by which Glance refuses a marker as it would in the page that is asked for.
-
-        Of changes Glance takes a deleted image for a marker, too. ``None`` where nothing can differ.
-        """
-        if self.of_changes or not self.errors or all(name != 'marker' for name, _ in self.parameters):
-            return None
-        return '&'.join([*(sent for name, sent in self.parameters if name not in ('limit', '_method')), 'limit=0'])
-
-
-def parse(query: str, shown: str) -> Wanted | None:
-    """Read a list request; ``None`` when one page of Glance's holds what is to be listed.
-
-    :param shown: the status that images in error show; ``error`` means them too
-    """
-    pairs = tuple(_pairs(query))
-    # Of a name that is given twice Glance takes the last value.
-    values = {name: value for name, value, _ in pairs}
-    code, of_changes = values.get(_CODE), 'changes-since' in values
-    if of_changes and code is None and 'status' not in values:
+    ids = store.candidates(_MOST_LOOKED_UP + 1)
+    ids += store.due(_MOST_LOOKED_UP + 1)
+    if not ids:
         return None
-    statuses = listing.statuses_of(values['status']) if 'status' in values else listing.STATUSES | {shown}
-    if statuses is None:
-        return None
-    words = {names.STATUS_ERROR, shown}
-    errors = bool(statuses & words)
-    others = statuses & listing.STATUSES if of_changes else statuses & listing.STATUSES - _HIDDEN
-    if code is not None:
-        others = frozenset()
-    if not errors and not others & v2.ERROR_STATUSES:
-        return None
-    return Wanted(tuple((name, sent) for name, _, sent in pairs), others, errors, code, of_changes)
-
-
-def _pairs(query: str) -> Iterable[tuple[str, str, str]]:
-    # As Python 2.7 takes a query apart (urlparse.py, parse_qsl).
-    for sent in re.split('[&;]', query):
-        name, _, value = (unquote_to_bytes(part.replace('+', ' ').encode('latin-1')).decode('utf-8', 'replace')
-                          for part in sent.partition('='))
-        if sent:
-            yield name, value, sent
+    if len(ids) > _MOST_LOOKED_UP:
+        return SINCE_EVER
+    made = [record.created_at for record in store.records(ids).values()]
+    try:
+        return (min(datetime.strptime(time, _FORMAT) for time in made) - _SKEW).strftime(_FORMAT)
+    except ValueError:
+        # Meanwhile none is known, or Glance has told of a time in a spelling of its own.
+        return SINCE_EVER
 
 
 class ListsV1:
@@ -145,24 +95,23 @@ class ListsV1:
 
     def _page(self, environ: Environ, by: Caller, details: bool) -> Captured | None:
         wanted = parse(environ.get('QUERY_STRING', ''), self._shown)
-        # Glance answers the index to other methods, too (glance/api/v1/router.py), and looks for parameters in a body.
+        # Glance answers the index to other methods, too (glance/api/v1/router.py), and refuses a body that is no JSON.
         if wanted is None or environ['REQUEST_METHOD'] != 'GET' or environ.get('CONTENT_LENGTH') not in (None, '', '0'):
             return None
-        if not (self._store.candidates(1) or self._store.due(1)):
+        since = hidden_since(self._store)
+        if since is None:
             return None
+        wanted = replace(wanted, since=since)
 
         def ask(query: str) -> Captured:
             answer: Captured = by.context.ask('GET', '/v1/images/detail', query=query)
             return answer
 
-        def matching(images: Sequence[Json]) -> list[Json]:
-            return self._matching(images, wanted, by)
-
         probe = wanted.probe()
         if probe is not None and ask(probe).status != 200:
             return None
         answer = ask(wanted.query())
-        listed = _gathered(answer, wanted, ask, matching)
+        listed = _gathered(answer, wanted, ask, lambda images: self._matching(images, wanted, by))
         if listed is None:
             return None
         answer.replace(v2.dump({'images': listed if details else [v1.brief(image) for image in listed]}))
@@ -175,9 +124,11 @@ class ListsV1:
         for image, as_v2 in zip(images, told, strict=True):
             found = v2.error_of(as_v2, records)
             if found is not None:
-                matches = wanted.errors and wanted.code in (None, found[1].code)
+                matches = wanted.errors and wanted.code in (None, found[1].code) and (
+                    # It must not end a page. Others that Glance does not know to go on from are in its own pages, too.
+                    wanted.is_marker(image) or image['status'] != v2.STATUS_KILLED)
             else:
-                matches = as_v2['status'] in wanted.others and (wanted.of_changes or image.get('deleted') is not True)
+                matches = image['status'] in wanted.others and (wanted.of_changes or image.get('deleted') is not True)
             if matches:
                 self._presenter.write(image, records, by)
                 listed.append(image)
@@ -194,25 +145,39 @@ def _gathered(first: Captured, wanted: Wanted, ask: Ask,
     if not page:
         return None
     # A page of Glance's that is full is as long as it may be; of one that is not, nothing follows.
-    limit = examined = len(page)
-    seen = {image['id'] for image in page}
-    last, listed = page[-1]['id'], matching(page)
-    while len(listed) < limit:
-        further = images_of_page(ask(wanted.query(last, min(max(limit, examined, _STEP), _MAX_STEP))))
+    limit = len(page)
+    seen: set[str] = set()
+    listed: list[Json] = []
+    # The last image that Glance knows to go on from, and how many of those behind it have been seen.
+    last: str | None = None
+    behind, may_look = 0, True
+    while page:
+        seen.update(image['id'] for image in page)
+        if len(seen) > _MAX_EXAMINED:
+            LOG.error('the list is answered without the error state: %d images of Glance were not enough for a page of '
+                      '%d', len(seen), limit)
+            return None
+        for image in page:
+            if wanted.is_marker(image):
+                # What is deleted is a marker only while Glance hides nothing.
+                last, behind, may_look = image['id'], 0, image.get('deleted') is not True
+            else:
+                behind += 1
+        listed += matching(page)
+        if len(listed) >= limit:
+            break
+        step = min(max(limit, len(seen), _STEP) + behind, _MAX_STEP)
+        if behind >= step:
+            LOG.error('the list is answered without the error state: Glance does not know what follows %d images that '
+                      'have no size', behind)
+            return None
+        look = wanted.look_for_killed(last) if may_look else None
+        if look is not None and images_of_page(ask(look)) == []:
+            wanted = replace(wanted, killed=False)
+        further = images_of_page(ask(wanted.query(last, step)))
         if further is None:
             return None
-        # Glance's own paging goes in circles when images without a size are sorted by it.
         page = [image for image in further if image['id'] not in seen]
-        if not page:
-            break
-        seen.update(image['id'] for image in page)
-        examined += len(page)
-        if examined > _MAX_EXAMINED:
-            LOG.error('the list is answered without the error state: %d images of Glance were not enough for a page of '
-                      '%d', examined, limit)
-            return None
-        last = page[-1]['id']
-        listed += matching(page)
     return listed[:limit]
 
 

@@ -117,6 +117,15 @@ def test_an_image_that_waits_or_was_killed_can_be_in_error(status: str, in_error
     assert found == ((known, known.error) if in_error else None)
 
 
+def test_not_once_it_is_deleted_whatever_status_it_is_left_with() -> None:
+    in_headers = v1.image_of(headers(deleted='True'), 'x')
+    assert in_headers is not None
+    for told in (image(deleted=True), in_headers):
+        assert v2.error_of(v1.as_v2(told), records(record(error()))) is None
+    for told in (image(deleted=False), v1.image_of(headers(deleted='False'), 'x') or {}):
+        assert v2.error_of(v1.as_v2(told), records(record(error()))) is not None
+
+
 @pytest.mark.parametrize(('holder', 'in_error'), [
     (running(guarded=True, alive=False), True), (running(guarded=True, alive=True), False)])
 def test_not_while_a_newer_attempt_is_alive(holder: Running, in_error: bool) -> None:

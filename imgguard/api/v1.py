@@ -69,10 +69,12 @@ def _is_image(image: Any) -> bool:
 def as_v2(image: Json) -> Json:
     """What the guard needs to know of an image of v1, in the words of v2, so that the same record is found.
 
-    Whether an image that is not public is private or shared, v1 does not tell: the visibility is then ``None``.
+    Whether an image that is not public is private or shared, v1 does not tell: the visibility is then ``None``. A
+    deleted image may keep the status it had (``glance/registry/api/v1/images.py``, ``delete``); here it is ``deleted``.
     """
     properties: Json = image['properties']
-    return {'id': image['id'], 'created_at': created_at(image['created_at']), 'status': image['status'],
+    return {'id': image['id'], 'created_at': created_at(image['created_at']),
+            'status': 'deleted' if image.get('deleted') is True else image['status'],
             'owner': image.get('owner'), 'protected': image.get('protected') is True,
             'visibility': 'public' if image.get('is_public') is True else None,
             'image_type': properties.get('image_type'), 'checksum': image.get('checksum'),
@@ -96,7 +98,7 @@ def created_at(value: str) -> str:
 def image_of(headers: Headers, image_id: str) -> Json | None:
     """The image that the headers of an answer tell of, as JSON would; ``None`` for another answer.
 
-    Values are strings as they are told, but for the two truths that :func:`as_v2` looks at. A property's value may hold
+    Values are strings as they are told, but for the truths that :func:`as_v2` looks at. A property's value may hold
     line ends and headers behind them, which Glance does not take out: an answer that tells a field twice, or of another
     image, is not believed.
 
@@ -109,7 +111,7 @@ def image_of(headers: Headers, image_id: str) -> Json | None:
     properties = {name.removeprefix(_PROPERTY): value for name, value in fields.items() if name.startswith(_PROPERTY)}
     image: Json = {name.removeprefix(_META): value for name, value in fields.items() if not name.startswith(_PROPERTY)}
     image['properties'] = properties
-    for name in ('protected', 'is_public'):
+    for name in ('protected', 'is_public', 'deleted'):
         image[name] = image.get(name) == 'True'
     return image if _is_image(image) and image['id'] in spellings(image_id) else None
 

@@ -3,15 +3,19 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from demo.private_glance import Sections
+from imgguard.proxy import Proxy
 from tests.old_glance import OldGlance
 from tests.sources import Source, serving
 from tests.v1.cases import CAP
 from tests.v1.environment import environment
+from tests.v1.guarding import guarding
+from tests.v1.images import V1Images
+from tests.v1.shelf import ALICE
 
 
 class StartOldGlance(Protocol):
@@ -47,7 +51,7 @@ def old_glance(start_old_glance: StartOldGlance) -> OldGlance:
 
 @pytest.fixture(scope='module')
 def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    """One for the module, on which the table of cases is played."""
+    """One for the module, with a cap on the size of images."""
     return start_old_glance({'DEFAULT': {'image_size_cap': str(CAP)}})
 
 
@@ -56,3 +60,37 @@ def source() -> Iterator[Source]:
     """A server that gives data well and badly."""
     with serving() as served:
         yield served
+
+
+@pytest.fixture(scope='module')
+def port(glance: OldGlance, store: Path) -> Iterator[int]:
+    """Of a guard in front of ``glance``, whose store is in the folder that a module's fixture ``store`` names."""
+    with guarding(glance, store, by_database=False) as port:
+        yield port
+
+
+@pytest.fixture
+def images(port: int) -> V1Images:
+    """The owner of the images of :mod:`tests.v1.shelf`, behind the guard."""
+    return V1Images(port, ALICE)
+
+
+@pytest.fixture
+def bare(glance: OldGlance) -> V1Images:
+    """The same past the guard."""
+    return V1Images(glance.port, ALICE)
+
+
+@pytest.fixture
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests for lists that reach Glance, as they come; what earlier tests still follow are single images."""
+    sent: list[str] = []
+    send = Proxy.__call__
+
+    def counted(self: Proxy, environ: Any, start_response: Any) -> Any:
+        if environ['PATH_INFO'].endswith(('/images', '/images/detail')):
+            sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}?{environ["QUERY_STRING"]}')
+        return send(self, environ, start_response)
+
+    monkeypatch.setattr(Proxy, '__call__', counted)
+    return sent

@@ -1,6 +1,7 @@
 """A project with images of every kind on a Glance 15.0.2, put straight into its database and into the guard's store."""
 
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,8 +13,12 @@ from sqlalchemy import create_engine, insert, text
 
 from imgguard.store import Store
 from imgguard.store.models import images as rows_of_the_guard
+from imgguard.store.models import workers
+from tests.identity import token
+from tests.old_glance import OldGlance
 
 OWNER: Final = 'red'
+ALICE: Final = token('alice', OWNER)
 
 
 @dataclass
@@ -38,7 +43,9 @@ class Row:
     @property
     def created_at(self) -> str:
         """As the database spells it; of two in turn at the same moment, of some more in the same second."""
-        return f'2026-01-01 00:{self.number // 6 // 60:02}:{self.number // 6 % 60:02}.{self.number // 2 % 3:06}'
+        second, fraction = divmod(self.number, 6)
+        return self.fields.get('created_at') or (
+            f'2026-01-01 00:{second // 60:02}:{second % 60:02}.{fraction // 2:06}')
 
     def values(self) -> dict[str, Any]:
         """The columns."""
@@ -83,3 +90,26 @@ def put(rows: Iterable[Row], glance: Path, store: str) -> None:
             "bytes_received, host, worker) SELECT \"key\", 1, 'upload', 'failed', true, error_code, error_at, "
             "error_at, 5, 'host', 'worker' FROM imgguard_images WHERE error_text = 'put'"))
     engine.dispose()
+
+
+def let_die(store: str) -> None:
+    """Make all attempts in the guard's store such as still run, but whose worker has died, with no verdict yet."""
+    engine = create_engine(store)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE imgguard_attempts SET state = 'running', code = NULL"))
+        connection.execute(text(
+            'UPDATE imgguard_images SET error_number = NULL, error_code = NULL, error_text = NULL, error_at = NULL, '
+            'error_bytes = NULL, cleared_number = 0, running_number = 1, running_guarded = true, running_since = 1e9, '
+            'running_at = 1e9'))
+        # One that lives proves that the store could be reached.
+        connection.execute(insert(workers), {'worker': 'living', 'host': 'elsewhere', 'since': time.time() - 3600,
+                                             'seen_at': time.time()})
+    engine.dispose()
+
+
+def in_order(glance: OldGlance, rows: Iterable[Row], key: str = 'created_at', direction: str = 'desc') -> list[str]:
+    """The ids of these images as Glance's database sorts them."""
+    among = {row.id for row in rows}
+    with closing(sqlite3.connect(glance.database)) as database:
+        keys = ', '.join(f'{name} {direction}' for name in dict.fromkeys([key, 'created_at', 'id']))
+        return [found for found, in database.execute(f'SELECT id FROM images ORDER BY {keys}') if found in among]

@@ -2,24 +2,23 @@
 
 import itertools
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from imgguard import lists_v1
 from imgguard.api import v1
-from imgguard.proxy import Proxy
 from tests.identity import admin_token, token
 from tests.old_glance import OldGlance
 from tests.uploading import ERROR
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding
 from tests.v1.images import V1Images
-from tests.v1.shelf import OWNER, Row, put
+from tests.v1.shelf import ALICE, OWNER, Row, in_order, put
 
-ALICE = token('alice', OWNER)
 KINDS = [('active', None), ('killed', 'client_disconnected'), ('queued', None), ('killed', None),
          ('killed', 'size_mismatch'), ('queued', 'client_disconnected'), ('active', None), ('saving', 'storage_full'),
          ('deleted', None), ('killed', 'storage_full'), ('saving', None), ('pending_delete', None), ('killed', None)]
@@ -31,7 +30,8 @@ def shelf_rows() -> Iterator[Row]:
         status, code = KINDS[number % len(KINDS)]
         fields: dict[str, Any] = {'name': NAMES[number % len(NAMES)], 'size': number % 4,
                                   'visibility': 'public' if number % 9 == 0 else 'shared'}
-        if status in ('deleted', 'pending_delete'):
+        # By its registry Glance deletes an image without a new status.
+        if status in ('deleted', 'pending_delete') or number == 43:
             fields |= {'deleted': 1, 'deleted_at': '2026-01-02 00:00:00.000000'}
         if number % 7 == 0:
             fields |= {'disk_format': 'qcow2', 'min_ram': 5}
@@ -50,39 +50,10 @@ def listed_rows(owner: str = OWNER) -> list[Row]:
 
 
 @pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance()
-
-
-@pytest.fixture(scope='module')
 def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('guard')
     put(ROWS, glance.database, f'sqlite:///{folder}/imgguard.db')
     return folder
-
-
-@pytest.fixture(scope='module')
-def port(glance: OldGlance, store: Path) -> Iterator[int]:
-    with guarding(glance, store, by_database=False) as port:
-        yield port
-
-
-@pytest.fixture
-def images(port: int) -> V1Images:
-    return V1Images(port, ALICE)
-
-
-@pytest.fixture
-def bare(glance: OldGlance) -> V1Images:
-    return V1Images(glance.port, ALICE)
-
-
-def in_order(glance: OldGlance, rows: Iterable[Row], key: str = 'created_at', direction: str = 'desc') -> list[str]:
-    """The ids of these images as Glance's database sorts them."""
-    among = {row.id for row in rows}
-    with closing(sqlite3.connect(glance.database)) as database:
-        keys = ', '.join(f'{name} {direction}' for name in dict.fromkeys([key, 'created_at', 'id']))
-        return [found for found, in database.execute(f'SELECT id FROM images ORDER BY {keys}') if found in among]
 
 
 def walked(images: V1Images, path: str, limit: int) -> list[str]:
@@ -127,6 +98,29 @@ def test_a_page_is_as_long_as_glances_own(glance: OldGlance, images: V1Images) -
             assert [image['id'] for image in page] == expected[:length], (path, query)
     unversioned = images.request('GET', '/images/detail', {'Accept': 'application/vnd.openstack.images-v1'})
     assert [image['id'] for image in unversioned.json['images']] == expected[:25]
+
+
+def test_no_page_ends_with_a_killed_image_without_the_size_that_images_are_sorted_by(
+        start_old_glance: StartOldGlance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    glance = start_old_glance()
+    rows = [Row(number, 'active', None, {'size': number}) for number in range(8)]
+    rows += [Row(10, 'killed', 'storage_full', {'size': 3}), Row(11, 'queued', 'storage_full', {'size': 4})]
+    unsized = [Row(20, 'killed', 'storage_full', {'size': None}),
+               *(Row(number, 'killed', None, {'size': None}) for number in range(21, 28))]
+    put(rows + unsized, glance.database, f'sqlite:///{tmp_path}/imgguard.db')
+    with guarding(glance, tmp_path, by_database=False) as port:
+        images = V1Images(port, ALICE)
+        for direction, limit in itertools.product(('asc', 'desc'), (1, 3, 20)):
+            assert walked(images, f'/v1/images?sort_key=size&sort_dir={direction}', limit) == in_order(
+                glance, rows, 'size', direction), (direction, limit)
+        assert walked(images, '/v1/images?', 3) == in_order(glance, [*rows, unsized[0]])
+        monkeypatch.setattr(lists_v1, '_STEP', 1)
+        assert walked(images, '/v1/images?sort_key=size&sort_dir=asc', 5) == in_order(glance, rows, 'size', 'asc')
+        # One that Glance itself lists.
+        waiting = Row(9, 'queued', None, {'size': None})
+        with closing(sqlite3.connect(glance.database)) as database, database:
+            waiting.written_in_glance(database)
+        assert images.listed('sort_key=size&sort_dir=asc&limit=3') == [waiting.id, rows[0].id, rows[1].id]
 
 
 def test_any_image_is_a_marker_that_is_one_for_glance(glance: OldGlance, images: V1Images, bare: V1Images) -> None:
@@ -229,7 +223,7 @@ def test_changes_are_glances_own_with_the_error_written_in(images: V1Images, bar
     assert {image['id'] for image in errors} == {row.id for row in listed_rows() if row.code}
     killed = images.request('GET', f'/v1/images/detail?{since}&status=killed&limit=50').json['images']
     assert {(image['id'], image['status']) for image in killed} == {
-        (row.id, 'killed') for row in ROWS if (row.status, row.code) == ('killed', None)
+        (row.id, 'killed') for row in ROWS if row.status == 'killed' and (row.code is None or row.values()['deleted'])
         and (row.values()['owner'] == OWNER or row.values()['visibility'] == 'public')}
     assert images.listed('changes-since=2030-01-01T00:00:00Z&status=error') == []
 
@@ -242,6 +236,14 @@ def test_what_glance_refuses_it_refuses_in_its_own_words(images: V1Images, bare:
     for path, more in itertools.product(PATHS, ('', 'status=error&')):
         answer, alone = (each.request('GET', f'{path}?{more}{query}') for each in (images, bare))
         assert (answer.status, answer.text) == (alone.status, alone.text), query
+
+
+def test_a_request_with_a_body_is_sent_on_as_it_is(images: V1Images, bare: V1Images, requests: list[str]) -> None:
+    for body in (b'{}', b'limit=2'):
+        requests.clear()
+        answer, alone = (each.request('GET', '/v1/images?limit=9', body=body) for each in (images, bare))
+        assert (answer.status, answer.text) == (alone.status, alone.text)
+        assert requests == ['GET /v1/images?limit=9']
 
 
 # Callers
@@ -298,19 +300,47 @@ def test_without_the_store_and_without_candidates_the_answers_are_glances(
 MANY = 3000
 
 
-@pytest.fixture
-def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The requests for lists that reach Glance, as they come; what earlier tests still follow are single images."""
-    sent: list[str] = []
-    send = Proxy.__call__
+def made(year: int) -> dict[str, str]:
+    return dict.fromkeys(['created_at', 'updated_at'], f'{year}-01-01 00:00:00.000000')
 
-    def counted(self: Proxy, environ: Any, start_response: Any) -> Any:
-        if environ['PATH_INFO'].endswith(('/images', '/images/detail')):
-            sent.append(f'{environ["REQUEST_METHOD"]} {environ["PATH_INFO"]}?{environ["QUERY_STRING"]}')
-        return send(self, environ, start_response)
 
-    monkeypatch.setattr(Proxy, '__call__', counted)
-    return sent
+@pytest.mark.parametrize(('path', 'listed', 'asked'), [
+    # The page that is asked for; whether a killed image follows, and what follows.
+    ('/v1/images?limit=20', [7, 4, 0, 3], 3), ('/v1/images?limit=2', [7, 4], 1),
+    # Glance's page, and twice what is killed.
+    ('/v2/images?limit=20', [7, 4, 0, 3], 4)])
+def test_killed_images_that_are_older_than_all_in_error_cost_nothing(
+        old: tuple[int, OldGlance], requests: list[str], path: str, listed: list[int], asked: int) -> None:
+    answer = V1Images(old[0], ALICE).request('GET', path)
+    assert [image['id'] for image in answer.json['images']] == [Row(number, '').id for number in listed]
+    assert len(requests) <= asked, requests
+
+
+def test_nor_do_they_where_only_images_in_error_are_asked_for(old: tuple[int, OldGlance], requests: list[str]) -> None:
+    for path, asked in (('/v1/images?status=error&limit=20', 1), ('/v2/images?status=error', 5)):
+        requests.clear()
+        answer = V1Images(old[0], ALICE).request('GET', path)
+        assert [image['id'] for image in answer.json['images']] == [Row(7, '').id, Row(3, '').id]
+        assert len(requests) <= asked, requests
+
+
+def test_none_is_missed_where_more_are_in_error_than_are_looked_up(
+        old: tuple[int, OldGlance], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists_v1, '_MOST_LOOKED_UP', 0)
+    for path in ('/v1/images?status=error&limit=20', '/v2/images?status=error'):
+        answer = V1Images(old[0], ALICE).request('GET', path)
+        assert [image['id'] for image in answer.json['images']] == [Row(7, '').id, Row(3, '').id]
+
+
+@pytest.fixture(scope='module')
+def old(start_old_glance: StartOldGlance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, OldGlance]]:
+    glance, folder = start_old_glance(), tmp_path_factory.mktemp('old')
+    rows = [Row(0, 'active'), Row(3, 'killed', 'storage_full', made(2022)), Row(4, 'active'),
+            Row(7, 'queued', 'storage_full')]
+    put([*rows, *(Row(number, 'killed', None, made(2020)) for number in range(10, 2000))], glance.database,
+        f'sqlite:///{folder}/imgguard.db')
+    with guarding(glance, folder, by_database=False) as port:
+        yield port, glance
 
 
 @pytest.fixture(scope='module')
@@ -337,3 +367,13 @@ def test_what_stands_behind_thousands_that_nobody_is_shown_is_found(
     images, last = V1Images(crowd[0], ALICE), Row(MANY + 1, 'killed').id
     assert images.listed(f'marker={last}&limit=20') == [Row(0, 'active').id]
     assert len(requests) <= 10
+
+
+def test_a_page_that_takes_too_many_images_is_glances(
+        crowd: tuple[int, OldGlance], requests: list[str], monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(lists_v1, '_MAX_EXAMINED', 200)
+    images, first = V1Images(crowd[0], ALICE), Row(MANY, 'killed').id
+    assert images.listed(f'marker={first}&limit=20') == [Row(0, 'active').id]
+    assert 'were not enough for a page of 20' in caplog.text
+    assert len(requests) == 4

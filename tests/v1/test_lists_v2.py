@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from imgguard import listing
-from imgguard.killed_images import KilledImages, merged, places
+from imgguard.killed_images import KilledImages
 from tests.identity import admin_token, token
 from tests.old_glance import OldGlance
 from tests.uploading import ERROR
@@ -18,10 +18,7 @@ from tests.v1 import test_lists
 from tests.v1.conftest import StartOldGlance
 from tests.v1.guarding import guarding
 from tests.v1.images import V1Images
-from tests.v1.shelf import OWNER, Row, put
-from tests.v1.test_lists import ALICE, in_order
-
-images, bare, requests = test_lists.images, test_lists.bare, test_lists.requests
+from tests.v1.shelf import ALICE, OWNER, Row, in_order, let_die, put
 
 #: Project and status of the member of an image.
 MEMBERS = {60: (OWNER, 'accepted'), 61: (OWNER, 'pending'), 64: (OWNER, 'accepted'), 65: (OWNER, 'pending'),
@@ -71,11 +68,6 @@ def of_status(rows: list[Row], status: str | None) -> list[Row]:
 
 
 @pytest.fixture(scope='module')
-def glance(start_old_glance: StartOldGlance) -> OldGlance:
-    return start_old_glance()
-
-
-@pytest.fixture(scope='module')
 def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('guard')
     put(ROWS, glance.database, f'sqlite:///{folder}/imgguard.db')
@@ -86,12 +78,6 @@ def store(glance: OldGlance, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     'INSERT INTO image_members (image_id, member, can_share, status, created_at, updated_at, deleted) '
                     'VALUES (?, ?, 0, ?, ?, ?, 0)', [row.id, *MEMBERS[row.number], row.created_at, row.created_at])
     return folder
-
-
-@pytest.fixture(scope='module')
-def port(glance: OldGlance, store: Path) -> Iterator[int]:
-    with guarding(glance, store, by_database=False) as port:
-        yield port
 
 
 def page(caller: V1Images, query: str) -> list[dict[str, Any]]:
@@ -231,6 +217,12 @@ def test_what_glance_refuses_it_refuses_in_its_own_words(images: V1Images, bare:
     assert answer.status >= 400
 
 
+def test_a_request_with_a_body_is_sent_on_once(images: V1Images, bare: V1Images, requests: list[str]) -> None:
+    answer, alone = (each.request('GET', '/v2/images?limit=9', body=b'limit=2') for each in (images, bare))
+    assert [image['id'] for image in answer.json['images']] == [image['id'] for image in alone.json['images']]
+    assert requests == ['GET /v2/images?limit=9']
+
+
 # Pages
 
 def test_any_image_is_a_marker_that_is_one_for_glance(glance: OldGlance, images: V1Images, bare: V1Images) -> None:
@@ -268,6 +260,41 @@ def test_without_a_size_none_stands_where_images_are_sorted_by_it(
             assert walked(images, f'sort_key=size&sort_dir={direction}&limit=3') == in_order(
                 glance, [*rows, killed[1]], 'size', direction)
         assert walked(images, 'limit=3') == in_order(glance, rows + killed)
+
+
+@pytest.mark.parametrize('query', ['', 'status=error'])
+def test_an_image_that_is_put_back_to_queued_meanwhile_is_listed_once(
+        start_old_glance: StartOldGlance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    glance = start_old_glance()
+    rows = [Row(0, 'active'), Row(2, 'killed', 'storage_full'), Row(4, 'killed', 'storage_full')]
+    put(rows, glance.database, f'sqlite:///{tmp_path}/imgguard.db')
+    killed = KilledImages._killed
+
+    def requeued(*given: Any) -> Iterator[dict[str, Any]]:
+        # The first before Glance is asked for the page, and the other when the page is there.
+        for image in killed(*given):
+            with closing(sqlite3.connect(glance.database)) as database, database:
+                database.execute("UPDATE images SET status = 'queued' WHERE id = ?", [image['id']])
+            yield image
+
+    monkeypatch.setattr(KilledImages, '_killed', requeued)
+    with guarding(glance, tmp_path, by_database=False) as port:
+        found = page(V1Images(port, ALICE), query)
+    assert [(image['id'], image['status']) for image in found] == [
+        (rows[2].id, 'error'), (rows[1].id, 'error'), (rows[0].id, 'active')][:2 if query else 3]
+
+
+@pytest.mark.parametrize('query', ['', 'status=error'])
+def test_the_first_look_gives_an_attempt_that_died_its_verdict(start_old_glance: StartOldGlance, tmp_path: Path,
+                                                               query: str) -> None:
+    glance, store = start_old_glance(), f'sqlite:///{tmp_path}/imgguard.db'
+    killed, active = Row(1, 'killed', 'storage_full'), Row(0, 'active')
+    put([killed, active], glance.database, store)
+    let_die(store)
+    with guarding(glance, tmp_path, by_database=False) as port:
+        found = page(V1Images(port, ALICE), query)
+        assert [image[f'{ERROR}_code'] for image in found if image['status'] == 'error'] == ['worker_lost']
+        assert [image['id'] for image in found] == [killed.id, active.id][:1 if query else 2]
 
 
 # Callers
@@ -359,59 +386,3 @@ def test_nothing_is_asked_while_the_store_has_no_candidate(
                 answer, alone = (each.request('GET', f'/v2/images?{query}') for each in (images, bare))
                 assert answer.body == alone.body
                 assert requests == [f'GET /v2/images?{query}']
-
-
-# The merging
-
-def place_of(image: dict[str, Any], letters: str) -> int:
-    return sum(letter < image['id'] for letter in letters)
-
-
-@pytest.mark.parametrize(('letters', 'is_cut', 'limit', 'killed', 'listed', 'marker'), [
-    ('', False, 5, 'a', 'a', None),
-    ('', False, 1, 'ab', 'a', 'a'),
-    ('bdf', False, 9, '', 'bdf', None),
-    ('bdf', True, 3, '', 'bdf', 'f'),
-    ('bdf', False, 9, 'aceg', 'abcdefg', None),
-    ('bdf', False, 7, 'aceg', 'abcdefg', None),
-    ('bdf', False, 6, 'aceg', 'abcdef', 'f'),
-    ('bdf', False, 4, 'aceg', 'abcd', 'd'),
-    ('bdf', True, 3, 'aceg', 'abc', 'c'),
-    ('bdf', True, 3, 'g', 'bdf', 'f'),
-    ('bdf', True, 3, 'eg', 'bde', 'e'),
-    ('bdf', False, 3, 'g', 'bdf', 'f'),
-    ('bdf', False, 4, 'g', 'bdfg', None),
-    # Those that the list does not hold are in capitals, and count for nothing.
-    ('bdf', False, 9, 'AcEG', 'bcdf', None),
-    ('bdf', True, 3, 'AEG', 'bdf', 'f'),
-    ('bdf', True, 3, 'ACEG', 'bd', 'e'),
-    ('bdf', True, 3, 'ACe', 'bde', 'e'),
-    ('', False, 2, 'ABCDE', '', None),
-    ('', False, 2, 'ABCDe', 'e', None),
-    ('ef', False, 2, 'ABc', 'ce', 'e'),
-])
-def test_merging(letters: str, is_cut: bool, limit: int, killed: str, listed: str, marker: str | None) -> None:
-    images, last = merged(
-        [{'id': letter} for letter in letters], is_cut, limit, iter([{'id': letter} for letter in killed.lower()]),
-        lambda image: image if image['id'] in killed else None,
-        lambda image, low, high: place_of(image, letters))
-    assert (''.join(image['id'] for image in images), last) == (listed, marker)
-
-
-def test_an_endless_row_of_killed_images_that_nobody_is_shown_ends() -> None:
-    def endless() -> Iterator[dict[str, Any]]:
-        while True:
-            yield {'id': 'a'}
-    assert merged([{'id': 'b'}], True, 1, endless(), lambda image: None, lambda *given: 0) == ([{'id': 'b'}], 'b')
-
-
-def test_glance_is_asked_for_no_place_that_is_certain() -> None:
-    asked: list[str] = []
-
-    def locate(image: dict[str, Any], low: int, high: int) -> int:
-        asked.append(image['id'])
-        return place_of(image, 'mn')
-    killed = [{'id': letter} for letter in 'abcdefz']
-    assert places(killed, 0, 2, locate) == [0] * 6 + [2]
-    assert asked == ['d', 'f', 'z']
-    assert places(killed, 1, 1, locate) == [1] * 7 and len(asked) == 3
