@@ -20,7 +20,7 @@ from imgguard.guard import Guard
 from imgguard.requeue import CannotRequeue, Overtaken
 from imgguard.settings import Settings
 from imgguard.store import AttemptRow, Store
-from imgguard.tasks import DATA, KILLED, Tasks
+from imgguard.tasks import AWAITED, DATA, KILLED, Tasks
 from imgguard.workers import Workers
 
 LOG: Final = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Recovery:
             # Glance took the data and said that it had not, or it came by a way past the guard: nobody is shown an
             # error, and those who were told of one wait to hear that it is over.
             return self._store.clear_error(record.image_id, record.created_at) is True
-        if record.overdue and error is None and status in ('queued', 'uploading'):
+        if record.overdue and error is None and status in AWAITED:
             never = Failure(codes.NEVER_ARRIVED, codes.default_text(codes.NEVER_ARRIVED))
             return self._store.give_up(record.key, never)
         return False

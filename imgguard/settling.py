@@ -19,7 +19,7 @@ from imgguard.recovery import BeingCleared, Recovery
 from imgguard.requeue import CannotRequeue
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.tasks import DATA, GONE
+from imgguard.tasks import AWAITED, DATA, GONE
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class WithGlance:
                 self._recovery.settle(record, status)
             elif status in GONE and status is not None:
                 counts += self._deleted(record)
-            elif status in ('queued', 'uploading', None):
+            elif status is None or status in AWAITED:
                 counts += self._alone.overdue([record])
         return counts
 

@@ -97,6 +97,9 @@ GONE: Final = frozenset({None, 'deleted', 'pending_delete'})
 KILLED: Final = 'killed'
 """The status in which Glance's API v1 leaves an image that it has given up."""
 
+AWAITED: Final = frozenset({'queued', 'uploading', KILLED})
+"""The statuses of an image that waits for its data while Glance does nothing about it."""
+
 LAST_WORD_SECONDS: Final = 2.0
 """How long Glance may still delete the data of an image that it has killed, and kill it once more, by its name: a retry
 must not begin before (glance 15, ``glance/api/v1/upload_utils.py``, ``_kill_mismatched`` and what catches its 400)."""

@@ -270,12 +270,17 @@ def test_an_import_ended_as_its_task_says(
 
 
 def test_a_deadline_counts_only_while_glance_waits_for_data_too(outside: Outside, run: Run, quiet: None) -> None:
-    waiting, arrived = outside.created(), outside.created()
+    waiting, killed_by_v1, looked_at, arrived = (outside.created() for _ in range(4))
     assert outside.put(arrived, DATA).status == 204
-    for each in (waiting, arrived):
+    for each in (killed_by_v1, looked_at):
+        outside.rows.set(each, status='killed')
+    for each in (waiting, killed_by_v1, looked_at, arrived):
         outside.store.remember(each, outside.created_at(each), 'red', True, give_up_at_after=-1)
-    assert run('sweep', '--once').said == did(given_up=1)
-    assert (code(outside, waiting), code(outside, arrived)) == ('never_arrived', None)
+    assert outside.show(looked_at)['os_glance_image_error_code'] == 'never_arrived'
+    # The one that is in error already can be queued again.
+    assert run('sweep', '--once').said == did(given_up=2, requeued=1)
+    assert (code(outside, waiting), code(outside, killed_by_v1), code(outside, arrived)) == (
+        'never_arrived', 'never_arrived', None)
     assert outside.store.find(arrived)[-1].give_up_at is None
 
 
