@@ -52,14 +52,13 @@ class Presenter:
             self._rewrite(answer, by)
 
     def _rewrite(self, answer: Captured, by: Caller) -> None:
-        page = v2.Page.of(answer.body())
-        document = None if page else json.loads(answer.body())
-        images = page.images if page else v2.images_of(document)
+        page = v2.Page(answer.body())
+        images = page.images
         waiting = [number for number, image in enumerate(images) if image['status'] in v2.ERROR_STATUSES]
         records = self.known([images[number] for number in waiting])
         changed = {number for number in waiting if self.write(images[number], records, by)}
         if changed:
-            answer.replace(page.written(changed) if page else v2.dump(document))
+            answer.replace(page.written(changed))
 
     def may_be_hidden(self, image_id: str) -> bool:
         """Whether an answer that cannot be read may show an image in error as a sound one.

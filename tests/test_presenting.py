@@ -157,6 +157,48 @@ def test_an_answer_without_one_cannot() -> None:
     assert not v2.may_be_in_error(v2.dump(image(status='active', name='queued')))
 
 
+def listed(*images: dict[str, Any], **around: str) -> dict[str, Any]:
+    """As Glance writes a list."""
+    return {'images': list(images), 'first': '/v2/images', 'schema': '/v2/schemas/images', **around}
+
+
+def entry(image_id: str, stores: str | None = None, **changes: Any) -> dict[str, Any]:
+    """As Glance writes an image of a list; the last two come last."""
+    return {**image(id=image_id, **changes), 'schema': '/v2/schemas/image', **({'stores': stores} if stores else {})}
+
+
+END = '"schema": "/v2/schemas/image"}, {"id": "z"'
+
+
+@pytest.mark.parametrize('document', [
+    listed(entry('x')), listed(entry('x'), entry('y'), entry('z'), next='/v2/images?marker=z'),
+    listed(entry('x', stores='fs,ceph'), entry('y'), entry('z', stores='fs')), listed(entry('x', name='Größe')),
+    # What looks like the end of an image: in a text it is escaped, in the metadata of a location it is not.
+    listed(entry('x', name=END), entry('y', name=f'}}, {{{END}')),
+    listed(entry('x', locations=[{'metadata': {'a': [{'schema': '/v2/schemas/image'}, {'id': 'z'}]}}]), entry('y')),
+    # Not as Glance writes it.
+    listed(image(), image(id='y')), listed(entry('x'), {'id': 'no image'}), {'next': '', **listed(entry('x'))},
+    image(), image(images='a property of that name'),
+], ids=lambda document: None)
+def test_an_answer_is_written_again_with_some_of_its_images_changed(document: Any) -> None:
+    count = len(v2.images_of(document))
+    for changed in {frozenset({0}), frozenset({count - 1}), frozenset(range(count))}:
+        page, expected = v2.Page(v2.dump(document)), json.loads(json.dumps(document))
+        for number in changed:
+            for each in (page.images[number], v2.images_of(expected)[number]):
+                each['status'] = 'error'
+                each['more'] = 'behind the end'
+        assert page.written(changed) == v2.dump(expected)
+
+
+@pytest.mark.parametrize('document', [listed(entry('x'), entry('y', stores='fs'), entry('z'))])
+def test_images_of_a_list_that_are_not_changed_are_not_written_anew(
+        document: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = v2.Page(v2.dump(document))
+    monkeypatch.setattr(v2, 'dump', None)
+    assert page.written({1}) == json.dumps(document, ensure_ascii=False).encode()
+
+
 def test_dump_is_glances_json() -> None:
     assert v2.dump({'name': 'Größe', 'tags': ['a']}) == '{"name": "Größe", "tags": ["a"]}'.encode()
 

@@ -25,10 +25,10 @@ ERROR_STATUSES: Final = WAITING_STATUSES | {STATUS_KILLED}
 PATCH_MEDIA_TYPES: Final = frozenset(f'application/openstack-images-v2.{minor}-json-patch' for minor in (0, 1))
 
 _IN_ERROR: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(ERROR_STATUSES)).encode() + rb')"')
+# How glance/api/v2/images.py, ResponseSerializer, writes a list. A quotation mark within a text is escaped.
 _LIST: Final = '{"images": ['
-# The first image of a list, and every other.
-_IMAGE_BEGINS: Final = ('{', ', {')
-_DECODER: Final = json.JSONDecoder()
+_IMAGE_ENDS: Final = re.compile(r'"schema": "/v2/schemas/image"(?:, "stores": "[^"]*")?\}')
+_BETWEEN: Final = ', '
 _NULLED: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
 _REMOVED: Final = ('stores', 'direct_url', 'locations')
 
@@ -57,39 +57,30 @@ def images_of(document: Any) -> list[Json]:
 
 
 class Page:
-    """The images in a list of Glance's, and the list again with some of them changed.
+    """The images in an answer of Glance's, and the answer again with some of them changed.
 
-    Only those are written anew: to write a thousand takes three times as long as to read them.
+    Of a list only those are written anew: to write a thousand takes three times as long as to read them.
+
+    :ivar images: as of :func:`images_of`
+    :raises ValueError: the answer is no JSON
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._places: list[tuple[int, int]] = []
-        self.images: list[Json] = []
-
-    @classmethod
-    def of(cls, body: bytes) -> 'Page | None':
-        """Read a list as ``glance/api/v2/images.py``, ``ResponseSerializer.index``, writes it; ``None`` for another."""
-        page, at = cls(body.decode()), len(_LIST)
-        if not page._text.startswith(_LIST):
-            return None
-        while page._text.startswith(_IMAGE_BEGINS[bool(page.images)], at):
-            at += len(_IMAGE_BEGINS[bool(page.images)]) - 1
-            image, end = _DECODER.raw_decode(page._text, at)
-            page.images.append(image)
-            page._places.append((at, end))
-            at = end
-        # What is around the images must be a whole document, too.
-        around = json.loads(_LIST + page._text[at:])
-        return page if around.get('images') == [] and all(map(_is_image, page.images)) else None
+    def __init__(self, body: bytes) -> None:
+        self._text: Final = body.decode()
+        self._document: Final = json.loads(self._text)
+        self.images: Final = images_of(self._document)
 
     def written(self, changed: Set[int]) -> bytes:
-        """The list with these of its images as they are now, by their places from 0 on."""
+        """The answer with these of its images as they are now, by their places from 0 on."""
+        ends = [found.end() for found in _IMAGE_ENDS.finditer(self._text)]
+        # Where nested values are shown, something in an image may look like the end of one: then there are too many.
+        if not self._text.startswith(_LIST) or not len(ends) == len(self.images) == len(self._document['images']):
+            return dump(self._document)
+        begins = [len(_LIST), *(end + len(_BETWEEN) for end in ends)]
         parts, behind = [], 0
         for number in sorted(changed):
-            begin, end = self._places[number]
-            parts += [self._text[behind:begin], json.dumps(self.images[number], ensure_ascii=False)]
-            behind = end
+            parts += [self._text[behind:begins[number]], json.dumps(self.images[number], ensure_ascii=False)]
+            behind = ends[number]
         return ''.join([*parts, self._text[behind:]]).encode()
 
 
