@@ -99,7 +99,7 @@ def web(images: Images, image_id: str, url: str) -> TestResponse:
 
 @pytest.mark.parametrize(('chunked', 'how'), [(False, 'after'), (True, 'after'), (False, '504')])
 def test_a_stage_whose_answer_is_lost_is_there(scene: Scene, chunked: bool, how: str) -> None:
-    images = scene.load(read_timeout='1')
+    images = scene.load(read_timeout='3')
     image_id = images.created(KEEP)
     scene.lose('PUT', 'stage', how)
     answer = stage(images, image_id, Body([DATA]) if chunked else DATA)
@@ -113,7 +113,7 @@ def test_a_stage_whose_answer_is_lost_is_there(scene: Scene, chunked: bool, how:
 
 @pytest.mark.parametrize('how', ['after', '504'])
 def test_an_upload_whose_answer_is_lost_is_there(scene: Scene, how: str) -> None:
-    images = scene.load(read_timeout='1')
+    images = scene.load(read_timeout='3')
     image_id = images.created(KEEP)
     scene.lose('PUT', 'file', how)
     answer = images.upload(image_id, DATA)
@@ -124,7 +124,7 @@ def test_an_upload_whose_answer_is_lost_is_there(scene: Scene, how: str) -> None
 @pytest.mark.parametrize('part', ['file', 'stage'])
 def test_of_one_that_glance_has_not_begun_it_is_not_known_that_it_ended(scene: Scene, part: str) -> None:
     """It may still lie in a server between, or in a backlog, and begin when nobody expects it."""
-    images = scene.load(read_timeout='1')
+    images = scene.load(read_timeout='3')
     image_id = images.created(KEEP)
     scene.lose('PUT', part, 'before')
     answer = images.request('PUT', f'/v2/images/{image_id}/{part}', OCTETS, DATA)
@@ -149,7 +149,7 @@ def test_of_one_that_glance_has_put_back_it_is_known_that_it_ended(scene: Scene,
 
 
 def test_an_import_that_never_reached_glance(scene: Scene, source: Source) -> None:
-    images = scene.load(read_timeout='1')
+    images = scene.load(read_timeout='3')
     image_id = images.created(KEEP)
     scene.lose('POST', 'import', 'before')
     answer = web(images, image_id, source.url('good'))
@@ -161,7 +161,7 @@ def test_an_import_that_never_reached_glance(scene: Scene, source: Source) -> No
 
 @pytest.mark.parametrize('how', ['after', '504'])
 def test_an_import_whose_answer_is_lost_is_followed(scene: Scene, source: Source, how: str) -> None:
-    images = scene.load(read_timeout='1')
+    images = scene.load(read_timeout='3')
     image_id = images.created(KEEP)
     scene.lose('POST', 'import', how)
     answer = web(images, image_id, source.url('slow'))
