@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -358,7 +360,8 @@ class Never:
 
 
 def test_many_sweeps_at_a_time_do_everything_once(
-        outside: Outside, options: dict[str, str], quiet: None) -> None:
+        outside: Outside, options: dict[str, str], quiet: None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     images = [outside.created() for _ in range(8)]
     for each in images:
         outside.begun(each, ELSEWHERE)
@@ -373,7 +376,11 @@ def test_many_sweeps_at_a_time_do_everything_once(
         thread.join()
     found.append(swept(settings))
     assert len(found) == 4
-    assert (sum(each.lost for each in found), sum(each.requeued for each in found)) == (8, 8)
+    assert sum(each.lost for each in found) == 8
+    # Of these: the fence of what an earlier test has left may open meanwhile.
+    assert Counter(line.__dict__['image_id'] for line in caplog.records
+                   if 'it was put back' in line.getMessage() and line.__dict__['image_id'] in images) == Counter(images)
+    assert sum(each.requeued for each in found) >= 8
     assert {outside.rows.status(each) for each in images} == {'queued'}
 
 
