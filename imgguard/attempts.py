@@ -7,7 +7,7 @@ is identified by its id *and* by the moment Glance created it (as its API spells
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Kind(StrEnum):
@@ -68,9 +68,8 @@ class NewAttempt:
     handed_on: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorState:
-    """The verdict an image shows while it is in error.
+class ErrorState(NamedTuple):
+    """The verdict an image shows while it is in error; a tuple, for a page may have a thousand.
 
     :param number: the attempt it belongs to
     :param at: when, seconds since the epoch
@@ -124,9 +123,8 @@ class Running:
         return self.alive or (self.goes_on and self.guarded)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """What the guard knows of one image.
+class ImageRecord(NamedTuple):
+    """What the guard knows of one image; a tuple as :class:`ErrorState` is one.
 
     :param key: the guard's own primary key of the image
     :param created_at: as Glance's API shows it

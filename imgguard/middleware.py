@@ -3,6 +3,7 @@
 A request that is none of ours costs one look at its path. What belongs to a request lives in local values.
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final
@@ -25,8 +26,8 @@ class ImageGuard:
     :param handlers: one for each action, by the version of the API
     :param recognise: tells what a request wants; ``None`` where that is none of the guard's business
     :param identify: tells who sent a request; ``None`` where only Glance can answer it
-    :param start: starts what each process needs once; called with the first request of any kind, and with every one
-        of ours, for a process may have been forked after its first
+    :param start: starts what each process needs once; called with the first request of any kind, and with the first of
+        ours, for a process may have been forked after its first
     :param around: called with who sent a request, for as long as it is handled; ``None``: nothing is
     """
 
@@ -39,13 +40,12 @@ class ImageGuard:
         self._recognise = recognise
         self._identify = identify
         self._start = start
-        self._started = False
+        self._process: int | None = None
         self._around = around
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._started:
-            self._start()
-            self._started = True
+        if self._process is None:
+            self._begin()
         if environ['REQUEST_METHOD'] == 'POST' and is_form(environ):
             environ, replaced = asking.method_in_form(environ)
             if replaced:
@@ -54,13 +54,18 @@ class ImageGuard:
         handler = None if operation is None else self._handlers[operation.version].get(operation.action)
         if operation is None or handler is None:
             return self._application(environ, start_response)
-        self._start()
+        if self._process != os.getpid():
+            self._begin()
         by = self._identify(environ)
         if by is None:
             return self._application(environ, start_response)
-        if operation.action is not Action.DOWNLOAD:
+        if 'HTTP_ACCEPT_ENCODING' in environ and operation.action is not Action.DOWNLOAD:
             environ = unpacked(environ)
         if self._around is None:
             return handler(environ, start_response, operation, by)
         with self._around(by):
             return handler(environ, start_response, operation, by)
+
+    def _begin(self) -> None:
+        self._start()
+        self._process = os.getpid()

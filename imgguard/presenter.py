@@ -56,6 +56,8 @@ class Presenter:
         images = page.images
         waiting = [number for number, image in enumerate(images) if image['status'] in v2.ERROR_STATUSES]
         records = self.known([images[number] for number in waiting])
+        if not records:
+            return
         changed = {number for number in waiting if self.write(images[number], records, by)}
         if changed:
             answer.replace(page.written(changed))

@@ -76,10 +76,18 @@ class Captured:
 
     def is_json(self) -> bool:
         """Whether the body is plain JSON of a size that is worth reading."""
-        first = {name.lower(): value for name, value in reversed(self.headers)}
-        if _packed(first.get('content-encoding')) or not first.get('content-type', '').startswith('application/json'):
+        media_type = length = coding = None
+        # The first of each counts; one pass, for every look at an image comes by here.
+        for name, value in self.headers:
+            name = name.lower()
+            if name == 'content-type':
+                media_type = media_type or value
+            elif name == 'content-length':
+                length = length or value
+            elif name == 'content-encoding':
+                coding = coding or value
+        if media_type is None or not media_type.startswith('application/json') or (coding and _packed(coding)):
             return False
-        length = first.get('content-length')
         return self._is_short() if length is None else length.isdigit() and int(length) <= MAX_REWRITTEN
 
     def body(self) -> bytes:

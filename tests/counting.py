@@ -3,10 +3,22 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Watch:
+    file: str
+    thread: int
+    seen: list[str] = field(default_factory=list)
+
+
+_WATCHES: Final[list[_Watch]] = []
 
 
 @contextmanager
@@ -15,24 +27,22 @@ def statements(connection: str) -> Iterator[list[str]]:
 
     :param connection: URL of the store
     """
-    file, mine, seen = connection.removeprefix('sqlite:///'), threading.get_ident(), []
-
-    def note(statement: str) -> None:
-        if threading.get_ident() == mine:
-            seen.append(statement)
-
-    def listen(driver: Any, *_: Any) -> None:
-        if hasattr(driver, 'set_trace_callback') and file in str(driver.execute('PRAGMA database_list').fetchall()):
-            driver.set_trace_callback(note)
-
-    def leave(driver: Any, *_: Any) -> None:
-        if hasattr(driver, 'set_trace_callback'):
-            driver.set_trace_callback(None)
-
-    event.listen(Pool, 'checkout', listen)
-    event.listen(Pool, 'checkin', leave)
+    watch = _Watch(connection.removeprefix('sqlite:///'), threading.get_ident())
+    _WATCHES.append(watch)
     try:
-        yield seen
+        yield watch.seen
     finally:
-        event.remove(Pool, 'checkout', listen)
-        event.remove(Pool, 'checkin', leave)
+        _WATCHES.remove(watch)
+
+
+# Once for all connections: the guard keeps some, which no event tells of any more.
+@event.listens_for(Pool, 'connect')
+def _listen(driver: Any, *_: Any) -> None:
+    if hasattr(driver, 'set_trace_callback'):
+        driver.set_trace_callback(partial(_note, str(driver.execute('PRAGMA database_list').fetchall())))
+
+
+def _note(databases: str, statement: str) -> None:
+    for watch in _WATCHES:
+        if watch.file in databases and watch.thread == threading.get_ident():
+            watch.seen.append(statement)

@@ -331,7 +331,7 @@ def test_an_import_whose_watcher_died(
     assert not settle(pipelines.store, guard, tasks, record, 3600), 'alive: its own watcher decides'
     silent_record = next(iter(silent.records([image_id]).values()))
     if silent_record.running is not None and silent_record.running.alive:
-        silent_record = replace(silent_record, running=replace(silent_record.running, alive=False))
+        silent_record = silent_record._replace(running=replace(silent_record.running, alive=False))
     assert settle(silent, guard, tasks, silent_record, 3600)
     attempt = ended(pipelines, image_id)
     assert (attempt.state, attempt.code) == (state, code)

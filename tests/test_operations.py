@@ -41,12 +41,12 @@ def request(method: str, path: str, query: str = '') -> dict[str, Any]:
     ('DELETE', '/v2/images/x\n', Operation(Action.DELETE, 'x')),
     ('POST', '/v2//images/x/import\n', Operation(Action.IMPORT, 'x')),
     ('GET', '/v2/images/x\n', Operation(Action.SHOW, 'x')),
-    ('GET', '/v2/images/\n', Operation(Action.SHOW, '\n')),
     ('GET', '/v2/images\n', Operation(Action.LIST)),
     ('GET', '/v2/schemas/image\n', Operation(Action.SCHEMA)),
     # and those it does not
     ('PUT', '/v2/images/x/file/', None),
     ('GET', '/v2/images/', None),
+    ('GET', '/v2/images/\n', None),                    # no image has such an id
     ('PUT', '/v2/images/x/file\n\n', None),
     ('PUT', '/v2/images/x/File', None),
     ('put', '/v2/images/x/file', None),

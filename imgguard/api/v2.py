@@ -85,7 +85,8 @@ class Page:
 
 
 def _is_image(image: Any) -> bool:
-    return isinstance(image, dict) and all(isinstance(image.get(key), str) for key in ('id', 'created_at', 'status'))
+    return (isinstance(image, dict) and isinstance(image.get('id'), str) and isinstance(image.get('created_at'), str)
+            and isinstance(image.get('status'), str))
 
 
 def error_of(image: Json, records: Mapping[tuple[str, str], ImageRecord]) -> tuple[ImageRecord, ErrorState] | None:

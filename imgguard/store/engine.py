@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import SystemRandom
 from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Dialect, Engine, Select, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, Select, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -33,6 +34,8 @@ BUSY_SECONDS: Final = 30
 LOCK_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 5
 ANSWER_SECONDS: Final = 30
+# Of the fifteen that a pool of SQLAlchemy has.
+_MOST_IDLE: Final = 3
 # Seconds before the second and every later try of a transaction, times 0.5 to 1.5.
 _PAUSES: Final = (0.01, 0.03, 0.1, 0.3)
 # And after that if it met another once more: between nodes of Galera nobody queues.
@@ -55,6 +58,38 @@ _SESSION: Final[dict[str, tuple[str, ...]]] = {
 _SESSION['mariadb'] = _SESSION['mysql']
 
 
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What a process has of its own.
+
+    :param idle: connections that are kept out of the pool for the next :meth:`Database.rows`, for to check one out
+        takes as long as the query of SQLite
+    """
+
+    engine: Engine
+    idle: list[PoolProxiedConnection] = field(default_factory=list)
+
+    def connection(self) -> PoolProxiedConnection:
+        """One that nobody else uses."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return self.engine.raw_connection()
+
+    def give_back(self, connection: PoolProxiedConnection) -> None:
+        """Have it used again."""
+        if len(self.idle) < _MOST_IDLE:
+            self.idle.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close what is not in use."""
+        while self.idle:
+            self.idle.pop().close()
+        self.engine.dispose()
+
+
 class Database:
     """The guard's database, shared by all threads of a process and safe over fork.
 
@@ -72,23 +107,12 @@ class Database:
         self._observer: Final = observer or Counts()
         self.place: Final = place(self.url)
         self.backend: Final = self.url.get_backend_name()
-        self._engines: dict[int, Engine] = {}
-        self._inherited: list[Engine] = []
+        self._processes: dict[int, _Process] = {}
+        self._inherited: list[_Process] = []
 
     def engine(self) -> Engine:
         """The engine of this process; making it does not connect."""
-        mine = os.getpid()
-        engine = self._engines.get(mine)
-        if engine is None:
-            # No lock: another thread may have held it while the process forked.
-            engine = self._engines.setdefault(mine, self._made())
-            for other in [process for process in self._engines if process != mine]:
-                inherited = self._engines.pop(other, None)
-                if inherited is not None:
-                    # Kept, not closed: closing says goodbye on a socket that the parent still uses,
-                    # and so would the garbage collector.
-                    self._inherited.append(inherited)
-        return engine
+        return self._mine().engine
 
     def read(self, ask: Callable[[Connection], Result]) -> Result:
         """Run one query outside any transaction, once more if that may help: mostly its connection was dead.
@@ -135,29 +159,43 @@ class Database:
 
     def close(self) -> None:
         """Close this process's idle connections. A later call opens new ones."""
-        engine = self._engines.pop(os.getpid(), None)
-        if engine is not None:
-            engine.dispose()
+        mine = self._processes.pop(os.getpid(), None)
+        if mine is not None:
+            mine.close()
+
+    def _mine(self) -> _Process:
+        number = os.getpid()
+        mine = self._processes.get(number)
+        if mine is None:
+            # No lock: another thread may have held it while the process forked.
+            mine = self._processes.setdefault(number, _Process(self._made()))
+            for other in [process for process in self._processes if process != number]:
+                inherited = self._processes.pop(other, None)
+                if inherited is not None:
+                    # Kept, not closed: closing says goodbye on a socket that the parent still uses,
+                    # and so would the garbage collector.
+                    self._inherited.append(inherited)
+        return mine
 
     def _asked(self, ask: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
             return ask(connection)
 
     def _fetched(self, query: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        engine = self.engine()
-        connection = engine.raw_connection()
+        mine = self._mine()
+        connection = mine.connection()
         try:
-            text, defaults, order = _compiled(query, engine.dialect)
+            text, defaults, order = _compiled(query, mine.engine.dialect)
             given = {**defaults, **parameters}
             cursor = connection.cursor()
-            cursor.execute(text, given if order is None else tuple(given[name] for name in order))
+            cursor.execute(text, given if order is None else [given[name] for name in order])
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
             cursor.close()
         except BaseException:
             # Nobody knows what its server still sends.
             connection.invalidate()
             raise
-        connection.close()
+        mine.give_back(connection)
         return rows
 
     def _committed(self, change: Callable[[Connection], Result]) -> Result:

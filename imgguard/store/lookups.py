@@ -55,7 +55,7 @@ class Lookups:
             found = self._made(self._database.rows(self._of_id(), {'of_id': image_ids[0]}))
         else:
             found = self._known(self._page(), {'ids': _packed(self._database.backend, image_ids)})
-        return {(known.image_id, known.created_at): known for known in found}
+        return {(known.image_id, known.created_at): known for known in found} if found else {}
 
     def find(self, image_id: str) -> list[ImageRecord]:
         """All that had this id, the one created last at the end."""

@@ -21,7 +21,7 @@ from tests.store.conftest import (
     failed,
 )
 
-LOST = replace(VERDICT, code='worker_lost', text=default_text('worker_lost'), bytes_received=0, ended=False)
+LOST = VERDICT._replace(code='worker_lost', text=default_text('worker_lost'), bytes_received=0, ended=False)
 
 
 def test_an_image_nobody_knew_gets_a_row(store: Store, hands: Hands) -> None:
@@ -81,7 +81,7 @@ def test_the_history_has_everything(store: Store, hands: Hands) -> None:
 
 
 def test_a_shown_failure_becomes_the_verdict(store: Store, hands: Hands) -> None:
-    verdict = replace(VERDICT, at=hands.seconds)
+    verdict = VERDICT._replace(at=hands.seconds)
     failed(store)
     record = store.records(['image'])['image', CREATED]
     assert (record.error, record.running) == (verdict, None)
@@ -126,7 +126,7 @@ def test_an_attempt_that_was_none_is_taken_back(store: Store) -> None:
     failed(store)
     before = store.records(['image'])['image', CREATED]
     store.withdraw(begun(store))
-    assert store.records(['image'])['image', CREATED] == replace(before, last_number=2)
+    assert store.records(['image'])['image', CREATED] == before._replace(last_number=2)
     assert [attempt.number for attempt in store.attempts(before.key, 10)] == [1]
     assert begun(store).number == 3, 'a number is never given twice'
 
@@ -151,8 +151,8 @@ def test_a_deadline_that_passes_is_a_verdict_and_no_attempt(store: Store, hands:
     assert store.give_up(waiting.key, never)
     assert not store.give_up(waiting.key, never), 'once is enough'
     given_up = store.records(['image'])['image', CREATED]
-    assert given_up.error == replace(
-        VERDICT, code='never_arrived', text='The data never came.', at=hands.seconds, request_id=None, bytes_received=0,
+    assert given_up.error == VERDICT._replace(
+        code='never_arrived', text='The data never came.', at=hands.seconds, request_id=None, bytes_received=0,
         kind=Kind.DECLARE, user_id=None, project_id=None, host='', worker='')
     assert given_up.attempts == 0
     assert [(attempt.kind, attempt.state) for attempt in store.attempts(waiting.key, 10)] == [
@@ -212,7 +212,7 @@ def test_silence_beyond_lease_and_skew_is_the_end(store: Store, hands: Hands) ->
     again = store.begin('image', CREATED, 'owner', UPLOAD)
     assert isinstance(again, Claim)
     assert again.number == 2
-    assert again.error == replace(LOST, at=hands.seconds)
+    assert again.error == LOST._replace(at=hands.seconds)
     lost = store.attempts(claim.key, 10)[1]
     assert (lost.state, lost.code, lost.message, lost.finished_at) == (
         State.LOST, 'worker_lost', default_text('worker_lost'), hands.seconds)
@@ -242,7 +242,7 @@ def test_lose_writes_the_verdict_once(store: Store, hands: Hands) -> None:
     assert not store.lose(claim.key, 1)
     record = store.records(['image'])['image', CREATED]
     assert record.running is None
-    assert record.error == replace(LOST, at=hands.seconds, bytes_received=5)
+    assert record.error == LOST._replace(at=hands.seconds, bytes_received=5)
 
 
 def test_lose_takes_only_the_attempt_it_names(store: Store, hands: Hands) -> None:

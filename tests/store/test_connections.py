@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, QueuePool, insert, select, text, update
 
 from imgguard.errors import StoreUnavailable
 from imgguard.store import Store
@@ -34,6 +34,11 @@ def _session(database: Database) -> int:
     return number
 
 
+def _session_of_looks(database: Database) -> int:
+    number: int = database.rows(select(text(SESSION[database.backend].removeprefix('SELECT '))), {})[0][0]
+    return number
+
+
 def _kill(database: Database, session: int) -> None:
     other = Database(database.url.render_as_string(hide_password=False))
     other.read(lambda connection: connection.exec_driver_sql(KILL[database.backend] % session).close())
@@ -46,12 +51,31 @@ def test_a_read_survives_a_dead_connection(server: str, database: Database) -> N
     assert _session(database) != session
 
 
-def test_a_look_at_one_image_survives_a_dead_connection(server: str, url: str) -> None:
+@pytest.mark.parametrize('session', [_session, _session_of_looks])
+def test_a_look_at_one_image_survives_a_dead_connection(
+        server: str, url: str, session: Callable[[Database], int]) -> None:
     store = Store(url, LEASE)
     begun(store)
-    _kill(store._database, _session(store._database))
+    _kill(store._database, session(store._database))
+    assert set(store.records(['image'])) == {('image', CREATED)}
     assert set(store.records(['image'])) == {('image', CREATED)}
     store.close()
+
+
+def test_looks_keep_few_connections_from_all_else(database: Database) -> None:
+    mine = database._mine()
+    pool = mine.engine.pool
+    assert isinstance(pool, QueuePool)
+    taken = [mine.connection() for _ in range(10)]
+    assert len({id(connection.dbapi_connection) for connection in taken}) == 10, 'none is used twice at a time'
+    for connection in taken:
+        mine.give_back(connection)
+    assert pool.checkedout() == 3
+    again = mine.connection()
+    assert again in taken
+    mine.give_back(again)
+    database.close()
+    assert not mine.idle
 
 
 def test_a_look_at_one_image_tells_what_is_wrong(database: Database) -> None:
@@ -174,18 +198,20 @@ def test_a_forked_process_has_its_own_connections(backend: str, url: str) -> Non
     store.close()
 
 
-def test_a_fork_leaves_the_session_of_the_parent(server: str, database: Database) -> None:
-    session = _session(database)
+@pytest.mark.parametrize('session', [_session, _session_of_looks])
+def test_a_fork_leaves_the_session_of_the_parent(
+        server: str, database: Database, session: Callable[[Database], int]) -> None:
+    before = session(database)
     process = os.fork()
     if not process:
         code = 1
         try:
-            code = 0 if _session(database) != session else 2
+            code = 0 if session(database) != before else 2
             database.close()
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-    assert _session(database) == session
+    assert session(database) == before
 
 
 def test_close_is_no_end(url: str) -> None:
@@ -293,4 +319,4 @@ def test_a_session_of_mariadb_runs_in_utc(server: str, database: Database) -> No
 
 
 def test_the_engine_is_made_when_it_is_needed(new_database: Callable[[], str]) -> None:
-    assert Database(new_database())._engines == {}
+    assert Database(new_database())._processes == {}

@@ -207,12 +207,12 @@ def test_a_late_success_takes_the_right_to_clear_away(store: Store, hands: Hands
 def test_a_late_failure_tells_more_than_that_it_was_lost(store: Store, hands: Hands) -> None:
     claim = begun(store)
     _lost(store, hands, claim)
-    lost = replace(VERDICT, code='worker_lost', text=default_text('worker_lost'), at=hands.seconds, bytes_received=0,
-                   ended=False)
+    lost = VERDICT._replace(
+        code='worker_lost', text=default_text('worker_lost'), at=hands.seconds, bytes_received=0, ended=False)
     assert error_of(store) == lost
     hands.seconds += 5
     assert store.finish(claim, State.FAILED, CUT, shown=True, http_status=400, bytes_received=7)
-    assert error_of(store) == replace(VERDICT, at=hands.seconds)
+    assert error_of(store) == VERDICT._replace(at=hands.seconds)
 
 
 def test_a_late_failure_that_is_not_shown_is_history_only(store: Store, hands: Hands) -> None:

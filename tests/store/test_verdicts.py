@@ -30,8 +30,8 @@ def test_an_image_nobody_knew_is_declared(store: Store, hands: Hands) -> None:
     assert store.declare('image', CREATED, 'owner', DECLARATION, NEVER) == 1
     record = store.records(['image'])['image', CREATED]
     assert (record.attempts, record.owner, record.running, record.last_number) == (0, 'owner', None, 1)
-    assert record.error == replace(
-        VERDICT, code='declared', text=NEVER.text, at=hands.seconds, bytes_received=0, kind=Kind.DECLARE)
+    assert record.error == VERDICT._replace(
+        code='declared', text=NEVER.text, at=hands.seconds, bytes_received=0, kind=Kind.DECLARE)
     declared, = store.attempts(record.key, 10)
     assert (declared.kind, declared.state, declared.code, declared.message, declared.user_id) == (
         Kind.DECLARE, State.FAILED, 'declared', NEVER.text, 'user')

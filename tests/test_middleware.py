@@ -1,0 +1,40 @@
+"""What the filter does before it is known what a request wants."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from imgguard.images import Caller
+from imgguard.middleware import ImageGuard
+from imgguard.operations import Action, Operation, recognise
+from imgguard.wsgi import Environ, StartResponse
+
+
+def _glance(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    return []
+
+
+def _show(environ: Environ, start_response: StartResponse, operation: Operation, by: Caller) -> Iterable[bytes]:
+    return []
+
+
+def test_what_a_process_needs_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    guard = ImageGuard(_glance, {2: {Action.SHOW: _show}}, recognise,
+                       lambda environ: Caller(None, None, False, '', None), lambda: started.append(os.getpid()), None)
+
+    def request(path: str) -> list[int]:
+        guard({'REQUEST_METHOD': 'GET', 'PATH_INFO': path}, _never)
+        return list(started)
+
+    assert [request(path) for path in ('/v2/tasks', '/v2/tasks', '/v2/images/x')] == [[os.getpid()]] * 3
+    # A server may fork after the first request, and the threads of its parent are not in the child.
+    monkeypatch.setattr(os, 'getpid', lambda: 1)
+    assert len(request('/v2/tasks')) == 1, 'what is not ours needs nothing'
+    assert [request('/v2/images/x')[1:] for _ in range(2)] == [[1]] * 2
+
+
+def _never(*_: Any) -> Any:
+    raise AssertionError('nobody answers here')
