@@ -25,6 +25,7 @@ LOG: Final = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 Records = Mapping[tuple[str, str], ImageRecord]
+Known = Sequence[tuple[ImageRecord, str]]
 
 # A look at a page must not take long because much is to be cleared away, or because Glance must be asked of many
 # imports how they go on without their workers, which may be so at every look until they have ended.
@@ -91,10 +92,13 @@ class Presenter:
         """
         ids = [image['id'] for image in images]
         records = self._store.records(ids)
-        if records and self._settle(images, records):
+        if not records:
+            return records
+        known = _known(images, records)
+        if self._settle(known):
             records = self._store.records(ids)
-        if records:
-            self._clear(images, records)
+            known = _known(images, records)
+        self._clear(known)
         return records
 
     def write(self, image: Json, records: Records, by: Caller) -> bool:
@@ -105,26 +109,25 @@ class Presenter:
         v2.show_error(image, *found, self._settings.error_status, _details(image, by))
         return True
 
-    def _settle(self, images: Iterable[Json], records: Records) -> bool:
+    def _settle(self, known: Known) -> bool:
+        due = [(record, status) for record, status in known if not self._recovery.is_settled(record, status)]
+        if not due:
+            return False
         settled = False
-        known = [(record, image) for image in images
-                 if (record := records.get((image['id'], image['created_at']))) is not None]
-        going_on = [record for record, _ in known
+        going_on = [record for record, _ in due
                     if record.running is not None and record.running.goes_on and not record.running.alive]
         # By chance, or those that go on for long would keep the others from being looked at.
         left = {record.key for record in random.sample(going_on, max(0, len(going_on) - _MOST_ASKED))}
-        for record, image in known:
+        for record, status in due:
             if record.key in left:
                 continue
             # One image of which nothing can be learned now must not take the others their verdict.
             with Border(About(LOG, record.image_id), 'it cannot be settled now', GlanceUnavailable):
-                settled |= self._recovery.settle(record, image['status'])
+                settled |= self._recovery.settle(record, status)
         return settled
 
-    def _clear(self, images: Iterable[Json], records: Records) -> None:
-        left = [(record, image['status']) for image in images
-                if (record := records.get((image['id'], image['created_at']))) is not None
-                and record.remains and record.running is None]
+    def _clear(self, known: Known) -> None:
+        left = [(record, status) for record, status in known if record.remains and record.running is None]
         for record, status in left[:_MOST_CLEARED]:
             self._recovery.try_to_clear(record, status)
 
@@ -174,6 +177,12 @@ class PresenterV1(Presenter):
         if any([self.write(image, records, by) for image, _ in waiting]):
             answer.replace(v2.dump(document))
             answer.headers = v1.without_data(answer.headers)
+
+
+def _known(images: Iterable[Json], records: Records) -> Known:
+    """What is known of those of which anything is, each with what Glance says of its status."""
+    return [(record, image['status']) for image in images
+            if (record := records.get((image['id'], image['created_at']))) is not None]
 
 
 def _details(image: Json, by: Caller) -> bool:

@@ -46,6 +46,14 @@ class Recovery:
         self._settings = settings
         self._fence = Fence(store, workers, settings.fence_seconds)
 
+    @staticmethod
+    def is_settled(record: ImageRecord, status: str) -> bool:
+        """Whether :meth:`settle` has nothing to do, as at nearly every look at an image in error.
+
+        :param status: what Glance says of the image
+        """
+        return record.running is None and not record.overdue and status not in DATA
+
     def settle(self, record: ImageRecord, status: str) -> bool:
         """Speak the verdict that is due on an image, if one is.
 

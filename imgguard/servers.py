@@ -6,6 +6,8 @@ itself and gives it to Glance as a plain stream that ends by itself.
 """
 
 import importlib
+import sys
+from functools import cache
 from typing import Any
 
 from imgguard.body import Framing, Source, UwsgiChunks
@@ -15,6 +17,12 @@ Environ = dict[str, Any]
 
 def uwsgi() -> Any | None:
     """The module ``uwsgi``, which exists within a uWSGI worker only."""
+    return sys.modules['uwsgi'] if 'uwsgi' in sys.modules else _imported()
+
+
+# Once, for to find nothing takes a search through all of sys.path.
+@cache
+def _imported() -> Any | None:
     try:
         return importlib.import_module('uwsgi')
     except ImportError:

@@ -2,8 +2,8 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Set
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from imgguard import codes, names
@@ -29,6 +29,8 @@ _IN_ERROR: Final = re.compile(rb'"status": ?"(?:' + '|'.join(sorted(ERROR_STATUS
 _LIST: Final = '{"images": ['
 _IMAGE_ENDS: Final = re.compile(r'"schema": "/v2/schemas/image"(?:, "stores": "[^"]*")?\}')
 _BETWEEN: Final = ', '
+# Made once, for it takes a fifth of the time in which it writes an image.
+_dumps: Final = json.JSONEncoder(ensure_ascii=False).encode
 _NULLED: Final = ('size', 'virtual_size', 'checksum', 'os_hash_algo', 'os_hash_value')
 _REMOVED: Final = ('stores', 'direct_url', 'locations')
 
@@ -79,7 +81,7 @@ class Page:
         begins = [len(_LIST), *(end + len(_BETWEEN) for end in ends)]
         parts, behind = [], 0
         for number in sorted(changed):
-            parts += [self._text[behind:begins[number]], json.dumps(self.images[number], ensure_ascii=False)]
+            parts += [self._text[behind:begins[number]], _dumps(self.images[number])]
             behind = ends[number]
         return ''.join([*parts, self._text[behind:]]).encode()
 
@@ -156,12 +158,12 @@ def _paths(operation: Json) -> list[Any]:
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as Glance spells a time: ``2026-11-22T22:19:29Z``."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime('%Y-%m-%dT%H:%M:%SZ')
+    return '{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z'.format(*time.gmtime(int(seconds))[:6])
 
 
 def dump(document: Any) -> bytes:
     """JSON as Glance writes it (``glance/api/v2/images.py``, ``ResponseSerializer``)."""
-    return json.dumps(document, ensure_ascii=False).encode()
+    return _dumps(document).encode()
 
 
 def extend_schema(document: Any, of_list: bool, status: str) -> Any | None:
