@@ -228,7 +228,8 @@ class BodyReader:
             self._break(_how(error), text.reason(str(error)))
             raise
         self.received += len(data)
-        self._digests.update(data)
+        if self._digests.announced:
+            self._digests.update(data)
         if self._announced is not None and self.received > self._announced:
             self._refuse(codes.SIZE_MISMATCH, f'More than the {self._announced} bytes announced by '
                                               f'{names.SIZE_HEADER} arrived.')

@@ -29,6 +29,7 @@ class BadDigest(ValueError):
 class Digests:
     """The digests a client announced, computed along with the body.
 
+    :ivar announced: whether there are any
     :raises BadDigest: when a field of the request is malformed
     """
 
@@ -36,6 +37,7 @@ class Digests:
         self._expected = [(field, name, value)
                           for key, field in _FIELDS if key in environ
                           for name, value in _parse(str(environ[key]), field)]
+        self.announced = bool(self._expected)
         self._hashes = {name: hashlib.new(_FUNCTIONS[name]) for _, name, _ in self._expected}
 
     def update(self, data: bytes) -> None:

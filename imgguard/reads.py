@@ -50,9 +50,7 @@ class Reads:
              by: Caller) -> Iterable[bytes]:
         """Hand on, with the error state written in."""
         answer = Captured(self._application, environ)
-        if answer.status != 200:
-            return answer.send(start_response)
-        if answer.is_json():
+        if answer.status == 200 and answer.is_json():
             self._presenter.present(answer, by)
             return answer.send(start_response)
         return self._sent(answer, environ, start_response, operation)

@@ -81,11 +81,11 @@ class Captured:
         for name, value in self.headers:
             name = name.lower()
             if name == 'content-type':
-                media_type = media_type or value
+                media_type = value if media_type is None else media_type
             elif name == 'content-length':
-                length = length or value
+                length = value if length is None else length
             elif name == 'content-encoding':
-                coding = coding or value
+                coding = value if coding is None else coding
         if media_type is None or not media_type.startswith('application/json') or (coding and _packed(coding)):
             return False
         return self._is_short() if length is None else length.isdigit() and int(length) <= MAX_REWRITTEN

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import event
-from sqlalchemy.pool import Pool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,6 +19,7 @@ class _Watch:
 
 
 _WATCHES: Final[list[_Watch]] = []
+_TRACED: Final = 'traced by the tests'
 
 
 @contextmanager
@@ -35,14 +36,15 @@ def statements(connection: str) -> Iterator[list[str]]:
         _WATCHES.remove(watch)
 
 
-# Once for all connections: the guard keeps some, which no event tells of any more.
-@event.listens_for(Pool, 'connect')
-def _listen(driver: Any, *_: Any) -> None:
-    if hasattr(driver, 'set_trace_callback'):
+# Never taken away again: the guard keeps connections, of which no event tells any more.
+@event.listens_for(Pool, 'checkout')
+def _listen(driver: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    if hasattr(driver, 'set_trace_callback') and record.info.get(_TRACED) is not driver:
+        record.info[_TRACED] = driver
         driver.set_trace_callback(partial(_note, str(driver.execute('PRAGMA database_list').fetchall())))
 
 
 def _note(databases: str, statement: str) -> None:
-    for watch in _WATCHES:
+    for watch in tuple(_WATCHES):
         if watch.file in databases and watch.thread == threading.get_ident():
             watch.seen.append(statement)

@@ -1,10 +1,11 @@
 """Which requests the guard takes for what: it must see each request as Glance's own router sees it."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from paste.urlmap import URLMap  # type: ignore[import-untyped]
 from routes.middleware import RoutesMiddleware  # type: ignore[import-untyped]
@@ -188,6 +189,8 @@ QUERIES = st.one_of(st.just(''), st.lists(st.sampled_from(
 @example('PUT', '/v2/images/x/file\n', '')
 @example('GET', '/v2/images/x\n', '')
 def test_the_guard_sees_what_glance_sees(glance_routes: GlanceRoutes, method: str, path: str, query: str) -> None:
+    # To Glance that is an id, which no image can have.
+    assume(re.sub('/+', '/', path) != '/v2/images/\n')
     environ = request(method, path, query)
     recognised = recognise(environ)
     if recognised is not None and recognised.action is Action.ATTEMPTS:

@@ -63,7 +63,7 @@ class _Process:
     """What a process has of its own.
 
     :param idle: connections that are kept out of the pool for the next :meth:`Database.rows`, for to check one out
-        takes as long as the query of SQLite
+        takes as long as the query of SQLite; until the next write, which comes with every sign of life
     """
 
     engine: Engine
@@ -83,11 +83,18 @@ class _Process:
         else:
             connection.close()
 
-    def close(self) -> None:
-        """Close what is not in use."""
-        while self.idle:
-            self.idle.pop().close()
-        self.engine.dispose()
+    def release(self) -> None:
+        """Let the pool have those that are idle.
+
+        It uses all in turn, so that none is silent for so long that a firewall forgets it, and renews all once one was
+        dead.
+        """
+        while True:
+            try:
+                connection = self.idle.pop()
+            except IndexError:
+                return
+            connection.close()
 
 
 class Database:
@@ -161,7 +168,8 @@ class Database:
         """Close this process's idle connections. A later call opens new ones."""
         mine = self._processes.pop(os.getpid(), None)
         if mine is not None:
-            mine.close()
+            mine.release()
+            mine.engine.dispose()
 
     def _mine(self) -> _Process:
         number = os.getpid()
@@ -169,8 +177,8 @@ class Database:
         if mine is None:
             # No lock: another thread may have held it while the process forked.
             mine = self._processes.setdefault(number, _Process(self._made()))
-            for other in [process for process in self._processes if process != number]:
-                inherited = self._processes.pop(other, None)
+            for other in list(self._processes):
+                inherited = self._processes.pop(other, None) if other != number else None
                 if inherited is not None:
                     # Kept, not closed: closing says goodbye on a socket that the parent still uses,
                     # and so would the garbage collector.
@@ -199,7 +207,9 @@ class Database:
         return rows
 
     def _committed(self, change: Callable[[Connection], Result]) -> Result:
-        with self.engine().connect() as connection:
+        mine = self._mine()
+        mine.release()
+        with mine.engine.connect() as connection:
             # It belongs to the connection of the driver, and may hold what a transaction that failed has left.
             connection.info[_ENDS] = []
             connection.exec_driver_sql(_BEGIN[self.backend])

@@ -74,8 +74,8 @@ def test_looks_keep_few_connections_from_all_else(database: Database) -> None:
     again = mine.connection()
     assert again in taken
     mine.give_back(again)
-    database.close()
-    assert not mine.idle
+    database.write(lambda connection: None)
+    assert pool.checkedout() == 0, 'none is silent for longer than a worker is'
 
 
 def test_a_look_at_one_image_tells_what_is_wrong(database: Database) -> None:
