@@ -11,7 +11,8 @@ from imgguard.attempts import ImageRecord
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images
-from imgguard.store.rows import ATTEMPT_COLUMNS, FACTS, RECORD_COLUMNS, AttemptRow, attempt, facts, record
+from imgguard.store.rows import (
+    ATTEMPT_COLUMNS, FACTS, RECORD_COLUMNS, AttemptRow, apart, attempt, facts, in_one, record)
 
 
 class Lookups:
@@ -123,7 +124,7 @@ class Lookups:
     def _made(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
         # The facts of the two attempts stand behind the row, and whether the running one had its chance.
         return [record(row[:-2 * FACTS - 1], row[-1], row[-2 * FACTS - 1:-FACTS - 1], row[-FACTS - 1:-1],
-                       self._clock) for row in rows]
+                       self._clock) for row in map(apart, rows)]
 
     def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return self._database.read(lambda connection: connection.execute(statement, parameters).all())
@@ -137,8 +138,9 @@ class Lookups:
         joined = images.outerjoin(
             running, and_(running.c.image_key == images.c.key, running.c.number == images.c.running_number)
         ).outerjoin(shown, and_(shown.c.image_key == images.c.key, shown.c.number == images.c.error_number))
-        return select(*RECORD_COLUMNS, *self._clock.judged(), *facts(running), *facts(shown),
-                      proven.label('proven')).select_from(joined)
+        return select(*in_one(self._database.backend, [
+            *RECORD_COLUMNS, *self._clock.judged(), *facts(running), *facts(shown), proven.label('proven')]),
+        ).select_from(joined)
 
 
 def _after() -> ColumnElement[bool]:
@@ -152,8 +154,8 @@ def _among(backend: str) -> ColumnElement[bool]:
     if backend == 'postgresql':
         among = images.c.image_id == any_(bindparam('ids', type_=ARRAY(String(36))))
     elif backend == 'sqlite':
-        unpacked = func.json_each(bindparam('ids', type_=String))
-        among = images.c.image_id.in_(select(column('value')).select_from(unpacked))
+        single = func.json_each(bindparam('ids', type_=String))
+        among = images.c.image_id.in_(select(column('value')).select_from(single))
     else:
         among = images.c.image_id.in_(bindparam('ids', expanding=True))
     return among

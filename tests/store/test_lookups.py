@@ -30,6 +30,25 @@ def test_a_page_is_one_query(store: Store, url: str, statements: list[tuple[str,
     own_time.close()
 
 
+def test_values_are_what_is_stored_to_the_last_digit(store: Store, database: Database, hands: Hands) -> None:
+    """A verdict is told apart from an earlier one by its time, also where values travel as text."""
+    words = Failure('declared', '"quoted" \\ {} [null] \U0001f4a5 \u2028 \t</script>')
+    for number in range(20):
+        hands.seconds = 1_764_246_000 + number / 7
+        claim = begun(store, f'image-{number}', replace(UPLOAD, guarded=bool(number % 2)))
+        store.finish(claim, State.FAILED, words, shown=True, http_status=None, bytes_received=2 ** 53 + number)
+    stored = database.read(lambda connection: connection.execute(select(
+        images.c.image_id, images.c.error_at, images.c.error_text, images.c.error_bytes)).all())
+    stored_ids = [image_id for image_id, *_ in stored]
+    pages = [store.records(stored_ids), *(store.records([image_id]) for image_id in stored_ids)]
+    for known in pages:
+        for record in known.values():
+            error = record.error
+            assert error is not None
+            assert (record.image_id, error.at, error.text, error.bytes_received) in stored
+    assert sum(map(len, pages)) == 40
+
+
 def test_a_page_of_another_size_is_not_compiled_again(url: str, statements: list[tuple[str, object, str]]) -> None:
     own_time = Store(url, LEASE)
     own_time.records(['one', 'two'])
