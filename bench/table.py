@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from bench.measuring import Result, Spread
 
-HEAD: Final = (f'{"case":<46}{"rounds":>6}{"bare ms":>10}{"with ms":>10}  {"ratio (quartiles)":<24}'
-               f'{"control":<24}{"added us (quartiles)":<26}{"of Glance":>9}  goal')
+HEAD: Final = (f'{"case":<46}{"rounds":>6}{"bare ms":>10}{"with ms":>10}  {"ratio (quartiles)":<26}'
+               f'{"control":<26}{"added us (quartiles)":<28}{"of Glance":>9}  goal')
 _DISTRIBUTIONS: Final = ('glance', 'WebOb', 'SQLAlchemy', 'psycopg', 'PyMySQL', 'oslo.middleware',
                          'keystonemiddleware')
 
@@ -47,8 +47,8 @@ def line(result: Result) -> str:
         added = f'{1e6 * result.own.median:.1f} ({1e6 * result.own.low:.1f}..{1e6 * result.own.high:.1f})'
         share = f'{100 * result.share:.2f} %'
     return (f'{result.name:<46}{result.rounds:>6}{1000 * result.bare.median:>10.2f}'
-            f'{1000 * result.filtered.median:>10.2f}  {_percent(result.ratio):<24}{_percent(result.control):<24}'
-            f'{added:<26}{share:>9}  {_goal(result)}').rstrip()
+            f'{1000 * result.filtered.median:>10.2f}  {_percent(result.ratio):<26}{_percent(result.control):<26}'
+            f'{added:<28}{share:>9}  {_goal(result)}').rstrip()
 
 
 def _percent(spread: Spread) -> str:

@@ -79,7 +79,7 @@ def in_one(backend: str, columns: Sequence[ColumnElement[Any]]) -> Sequence[Colu
     if backend == 'sqlite':
         return columns
     array = func.json_build_array if backend == 'postgresql' else func.json_array
-    return [cast(array(*(getattr(column, 'element', column) for column in columns)), Text)]
+    return [cast(array(*columns), Text)]
 
 
 def apart(row: Sequence[Any]) -> Sequence[Any]:
