@@ -27,19 +27,19 @@ class Recorder(Protocol):
 
 
 class Counts:
-    """The events around one store in this process; they go nowhere until there is a recorder."""
+    """The events around one store in this process; they go nowhere until there is a recorder.
+
+    :ivar wanted: whether anybody counts
+    """
 
     def __init__(self) -> None:
+        self.wanted = False
         self._recorder: Recorder | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody counts."""
-        return self._recorder is not None
 
     def record_with(self, recorder: Recorder) -> None:
         """Hand everything that happens from now on to this recorder."""
         self._recorder = recorder
+        self.wanted = True
 
     def ended(self, end: End) -> None:
         """See :class:`Recorder`, as for all methods below."""

@@ -90,7 +90,7 @@ class Creates:
         """Glance's answer to a create, and the image it tells of, in the words of v2, once it is remembered."""
         answer = Captured(self._application, environ)
         images: Sequence[Json] = ()
-        if answer.status == 201 and answer.is_json():
+        if answer.is_json(201):
             images = self._images_of(json.loads(answer.body()))
             for image in images:
                 self._remember(answer, image, asked)

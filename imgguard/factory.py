@@ -233,10 +233,7 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
                 Action.LIST: lists, Action.LIST_DETAIL: lists}
 
     versions = {1: {} if glance.v1 is None else of_v1(glance.v1), 2: of_v2(glance.images)}
-    return ImageGuard(
-        below, {version: {action: stopwatch.whole(action, handler) for action, handler in handlers.items()}
-                for version, handlers in versions.items()},
-        glance.recognise, glance.identify, heartbeat.start, glance.around)
+    return ImageGuard(below, versions, glance.recognise, glance.identify, heartbeat.start, glance.around, stopwatch)
 
 
 def _prepare(store: Store, connection: str) -> None:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from imgguard import names, text
+from imgguard import names
 from imgguard.attempts import Kind
 from imgguard.images import Caller, Forbidden, Image, is_refused_for_its_form
 
@@ -29,10 +29,7 @@ def caller(environ: Mapping[str, Any]) -> Caller | None:
     if not hasattr(context, 'is_admin'):
         # Glance puts the refusal of a request id that is too long in the place of the context.
         return None
-    request_id = text.one_line(str(context.request_id), 255) if context.request_id else None
-    if request_id and not request_id.startswith('req-'):
-        request_id = f'req-{request_id}'
-    return Caller(context.user_id, context.project_id, bool(context.is_admin), request_id, context)
+    return Caller(context.user_id, context.project_id, bool(context.is_admin), context.request_id, context)
 
 
 class GlanceImages:

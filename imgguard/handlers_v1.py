@@ -59,7 +59,7 @@ class ReadsV1:
                by: Caller) -> Iterable[bytes]:
         """``PUT`` without data: hand on, with the error state written into the document that is answered."""
         answer = Captured(self._application, environ)
-        if answer.status == 200 and answer.is_json():
+        if answer.is_json():
             self._presenter.present(answer, by)
         return answer.send(start_response)
 

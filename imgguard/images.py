@@ -14,6 +14,7 @@ from imgguard.about import About
 from imgguard.attempts import Kind
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable
+from imgguard.text import one_line
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ LOG: Final = logging.getLogger(__name__)
 class Caller(NamedTuple):
     """Who sent the request; a tuple as :class:`imgguard.operations.Operation` is one.
 
-    :param request_id: as Glance answers it in ``x-openstack-request-id``
+    :param given_request_id: the id of the request, by whoever chose it
     :param context: what the way of asking Glance needs of the caller: Glance's own context object, or
         :class:`imgguard.remote_images.Asker`
     :param identified: whether somebody has said who it is; a proxy without ``authtoken`` does not know
@@ -30,9 +31,17 @@ class Caller(NamedTuple):
     user_id: str | None
     project_id: str | None
     is_admin: bool
-    request_id: str | None
+    given_request_id: str | None
     context: Any
     identified: bool = True
+
+    @property
+    def request_id(self) -> str | None:
+        """The id of the request as Glance answers it in ``x-openstack-request-id``, fit for a log line."""
+        if not self.given_request_id:
+            return None
+        request_id = one_line(self.given_request_id, 255)
+        return request_id if request_id.startswith('req-') else f'req-{request_id}'
 
     def may_read_details(self, owner: str | None, visibility: str | None) -> bool:
         """Whether text and request id of a failure are for this caller, who may see the image.

@@ -130,7 +130,7 @@ class KilledImages:
         if first is None:
             return None
         answer = Captured(self._application, environ)
-        document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
+        document = json.loads(answer.body()) if answer.is_json() else None
         page = v2.images_of(document) if document is not None else []
         if document is None or document.get('images') != page:
             return answer

@@ -217,7 +217,7 @@ class Walk:
 
 
 def _page(answer: Captured) -> Json | None:
-    if answer.status != 200 or not answer.is_json():
+    if not answer.is_json():
         return None
     document: Json = json.loads(answer.body())
     images = document.get('images') if isinstance(document, dict) else None

@@ -89,7 +89,7 @@ class ListsV1:
             page = self._page(environ, by, details)
         if page is None:
             page = Captured(self._application, environ)
-            if details and page.status == 200 and page.is_json():
+            if details and page.is_json():
                 self._presenter.present(page, by)
         return page.send(start_response)
 
@@ -183,7 +183,7 @@ def _gathered(first: Captured, wanted: Wanted, ask: Ask,
 
 def images_of_page(answer: Captured) -> list[Json] | None:
     """The images of a list with details; ``None`` for another answer."""
-    if answer.status != 200 or not answer.is_json():
+    if not answer.is_json():
         return None
     document = json.loads(answer.body())
     images = v1.images_of(document)

@@ -5,7 +5,7 @@ A request that is none of ours costs one look at its path. What belongs to a req
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import webob.exc
@@ -13,6 +13,7 @@ import webob.exc
 from imgguard import asking
 from imgguard.images import Caller
 from imgguard.operations import Action, Operation, is_form
+from imgguard.stopwatch import Stopwatch
 from imgguard.wsgi import Application, Environ, StartResponse, unpacked
 
 _IN_FORM: Final = 'A form cannot replace the method of a request: send the request with the method that is meant.'
@@ -29,12 +30,13 @@ class ImageGuard:
     :param start: starts what each process needs once; called with the first request of any kind, and with the first of
         ours, for a process may have been forked after its first
     :param around: called with who sent a request, for as long as it is handled; ``None``: nothing is
+    :param stopwatch: measures while somebody counts
     """
 
     def __init__(self, application: Application, handlers: Mapping[int, Mapping[Action, Handler]],
                  recognise: Callable[[Environ], Operation | None],
                  identify: Callable[[Environ], Caller | None], start: Callable[[], None],
-                 around: Callable[[Caller], AbstractContextManager[None]] | None) -> None:
+                 around: Callable[[Caller], AbstractContextManager[None]] | None, stopwatch: Stopwatch) -> None:
         self._application = application
         self._handlers = handlers
         self._recognise = recognise
@@ -42,6 +44,7 @@ class ImageGuard:
         self._start = start
         self._process: int | None = None
         self._around = around
+        self._stopwatch = stopwatch
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._process is None:
@@ -61,9 +64,9 @@ class ImageGuard:
             return self._application(environ, start_response)
         if 'HTTP_ACCEPT_ENCODING' in environ and operation.action is not Action.DOWNLOAD:
             environ = unpacked(environ)
-        if self._around is None:
+        if self._around is None and not self._stopwatch.counts.wanted:
             return handler(environ, start_response, operation, by)
-        with self._around(by):
+        with self._stopwatch.whole(environ, operation.action), self._around(by) if self._around else nullcontext():
             return handler(environ, start_response, operation, by)
 
     def _begin(self) -> None:

@@ -88,7 +88,7 @@ def recognise(environ: Environ) -> Operation | None:
         actions = None if inside else _COLLECTION
     if actions is None or (inside and not image_id):
         return None
-    action = actions.get(_method(environ))
+    action = actions.get(_method(environ) if environ.get('QUERY_STRING') else environ['REQUEST_METHOD'])
     return None if action is None else Operation(action, image_id)
 
 

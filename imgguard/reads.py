@@ -50,7 +50,7 @@ class Reads:
              by: Caller) -> Iterable[bytes]:
         """Hand on, with the error state written in."""
         answer = Captured(self._application, environ)
-        if answer.status == 200 and answer.is_json():
+        if answer.is_json():
             self._presenter.present(answer, by)
             return answer.send(start_response)
         return self._sent(answer, environ, start_response, operation)
@@ -67,7 +67,7 @@ class Reads:
                 answer = self._filtered(environ, wanted, by)
         elif self._listed is not None and not listing.names_status(query):
             answer = self._listed(environ, by, None)
-            if answer.status == 200 and answer.is_json():
+            if answer.is_json():
                 self._presenter.present(answer, by)
         if answer is None:
             return self.show(environ, start_response, operation, by)
@@ -122,7 +122,7 @@ class Reads:
                   by: Caller) -> Iterable[bytes]:
         """Hand on; an image in error has none, whatever data Glance rejected and left."""
         answer = Captured(self._application, environ)
-        if answer.status == 200 and answer.is_json() and self._is_in_error(operation.image_id, by):
+        if answer.is_json() and self._is_in_error(operation.image_id, by):
             answer.replace(b'[]')
         return answer.send(start_response)
 
@@ -140,7 +140,7 @@ class Reads:
                by: Caller) -> Iterable[bytes]:
         """Hand on, with the status and the properties of the guard added."""
         answer = Captured(self._application, environ)
-        if answer.status == 200 and answer.is_json():
+        if answer.is_json():
             document = v2.extend_schema(json.loads(answer.body()), operation.action is Action.LIST_SCHEMA,
                                         self._settings.error_status)
             if document is not None:

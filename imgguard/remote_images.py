@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Final, TypeVar
 
-from imgguard import text
 from imgguard.api import v1
 from imgguard.attempts import Kind
 from imgguard.errors import GlanceUnavailable
@@ -104,7 +103,7 @@ class Asker:
         answer = self.ask('GET', path)
         if answer.status in (*_REFUSALS, NOT_SPOKEN):
             raise NotAllowed(answer)
-        document = json.loads(answer.body()) if answer.status == 200 and answer.is_json() else None
+        document = json.loads(answer.body()) if answer.is_json() else None
         if not isinstance(document, dict):
             raise NotAnswered(f'Glance answered {answer.status_line!r} to GET {path}')
         return document
@@ -178,8 +177,7 @@ class Remote:
             # As Glance would make one, so that its log, its tasks and the guard's history name the same.
             if not environ.get(_REQUEST_ID):
                 environ[_REQUEST_ID] = f'req-{uuid.uuid4()}'
-            request_id = text.one_line(str(environ[_REQUEST_ID]), 255)
-            request_id = request_id if request_id.startswith('req-') else f'req-{request_id}'
+            request_id = str(environ[_REQUEST_ID])
             asker = Asker(self.application, environ)
             user_id, project_id = environ.get('HTTP_X_USER_ID'), environ.get('HTTP_X_PROJECT_ID')
             # As glance/api/middleware/context.py, process_request, reads them.

@@ -5,13 +5,12 @@ Glance's time. Without anybody who counts, nothing is measured.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from imgguard.counts import Counts
-from imgguard.images import Caller
-from imgguard.middleware import Handler
-from imgguard.operations import Action, Operation
+from imgguard.operations import Action
 from imgguard.wsgi import Application, Environ, StartResponse
 
 # Copies of the environ are shallow, so that all of them hold the same list.
@@ -25,24 +24,19 @@ class Stopwatch:
     """
 
     def __init__(self, counts: Counts, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._counts = counts
+        self.counts: Final = counts
         self._clock = clock
 
-    def whole(self, action: Action, handler: Handler) -> Handler:
-        """The handler of a kind of requests, measured."""
-        def measured(environ: Environ, start_response: StartResponse, operation: Operation,
-                     by: Caller) -> Iterable[bytes]:
-            if not self._counts.wanted:
-                return handler(environ, start_response, operation, by)
-            below: list[float] = []
-            environ[_BELOW] = below
-            began = self._clock()
-            try:
-                return handler(environ, start_response, operation, by)
-            finally:
-                self._counts.took(action.value, self._clock() - began - sum(below))
-
-        return measured
+    @contextmanager
+    def whole(self, environ: Environ, action: Action) -> Iterator[None]:
+        """Measure the block, in which a request of this kind is handled."""
+        below: list[float] = []
+        environ[_BELOW] = below
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self.counts.took(action.value, self._clock() - began - sum(below))
 
     def below(self, application: Application) -> Application:
         """Glance's application as the handlers call it, measured."""

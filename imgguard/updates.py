@@ -69,7 +69,7 @@ class Updates:
             return webob.exc.HTTPForbidden(explanation=str(error))(environ, start_response)
         except _Answered as answered:
             return answered.answer(environ, start_response)
-        if answer.status == 200 and answer.is_json():
+        if answer.is_json():
             if give_up_after is not None:
                 self._move_deadline(operation.image_id, by, give_up_after)
             self._presenter.present(answer, by)

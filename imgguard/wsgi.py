@@ -74,8 +74,10 @@ class Captured:
         """The coding in which the body comes; ``None`` where it is plain (RFC 9110, section 8.4)."""
         return _packed(self.header('Content-Encoding'))
 
-    def is_json(self) -> bool:
-        """Whether the body is plain JSON of a size that is worth reading."""
+    def is_json(self, status: int = 200) -> bool:
+        """Whether the answer has this status, and its body is plain JSON of a size that is worth reading."""
+        if int(self.status_line[:3]) != status:
+            return False
         media_type = length = coding = None
         # The first of each counts; one pass, for every look at an image comes by here.
         for name, value in self.headers:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from imgguard.counts import Counts
 from imgguard.images import Caller
 from imgguard.middleware import ImageGuard
 from imgguard.operations import Action, Operation, recognise
+from imgguard.stopwatch import Stopwatch
 from imgguard.wsgi import Environ, StartResponse
 
 
@@ -23,7 +25,8 @@ def _show(environ: Environ, start_response: StartResponse, operation: Operation,
 def test_what_a_process_needs_is_started_once(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     guard = ImageGuard(_glance, {2: {Action.SHOW: _show}}, recognise,
-                       lambda environ: Caller(None, None, False, '', None), lambda: started.append(os.getpid()), None)
+                       lambda environ: Caller(None, None, False, '', None), lambda: started.append(os.getpid()), None,
+                       Stopwatch(Counts()))
 
     def request(path: str) -> list[int]:
         guard({'REQUEST_METHOD': 'GET', 'PATH_INFO': path}, _never)

@@ -295,7 +295,7 @@ def test_what_cannot_be_shown_does_not_take_glances_answer_away(
     engine = create_engine(pipelines.connection)
     with engine.begin() as connection:
         # A time that no calendar has.
-        connection.execute(text('UPDATE imgguard_images SET error_at = 1e15 WHERE image_id = :id'), {'id': image_id})
+        connection.execute(text('UPDATE imgguard_images SET error_at = 1e20 WHERE image_id = :id'), {'id': image_id})
     engine.dispose()
     answers = [each.request('GET', path.format(image_id)) for each in (images, bare)]
     assert answers[0].status_int == 200

@@ -140,11 +140,25 @@ class Database:
         :param query: of which there are few: each is compiled once
         :raises StoreUnavailable: the database could not be read
         """
+        mine = self._mine()
         try:
-            return self._fetched(query, parameters)
-        except (SQLAlchemyError, self.engine().dialect.loaded_dbapi.Error, OSError):
+            connection = mine.connection()
+            try:
+                text, defaults, order = _compiled(query, mine.engine.dialect)
+                given = {**defaults, **parameters}
+                cursor = connection.cursor()
+                cursor.execute(text, given if order is None else [given[name] for name in order])
+                rows: Sequence[Sequence[Any]] = cursor.fetchall()
+                cursor.close()
+            except BaseException:
+                # Nobody knows what its server still sends.
+                connection.invalidate()
+                raise
+        except (SQLAlchemyError, mine.engine.dialect.loaded_dbapi.Error, OSError):
             # The long way knows what can be done about it, or what to say.
             return self.read(lambda connection: connection.execute(query, parameters).all())
+        mine.give_back(connection)
+        return rows
 
     def write(self, change: Callable[[Connection], Result]) -> Result:
         """Run a transaction and commit it; as a whole again when it did nothing.
@@ -188,23 +202,6 @@ class Database:
     def _asked(self, ask: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
             return ask(connection)
-
-    def _fetched(self, query: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        mine = self._mine()
-        connection = mine.connection()
-        try:
-            text, defaults, order = _compiled(query, mine.engine.dialect)
-            given = {**defaults, **parameters}
-            cursor = connection.cursor()
-            cursor.execute(text, given if order is None else [given[name] for name in order])
-            rows: Sequence[Sequence[Any]] = cursor.fetchall()
-            cursor.close()
-        except BaseException:
-            # Nobody knows what its server still sends.
-            connection.invalidate()
-            raise
-        mine.give_back(connection)
-        return rows
 
     def _committed(self, change: Callable[[Connection], Result]) -> Result:
         mine = self._mine()
