@@ -198,6 +198,15 @@ def test_what_is_json_worth_reading(headers: dict[str, str], is_json: bool) -> N
     assert Captured(app([b'{}'], list(headers.items())), {}).is_json() is is_json
 
 
+def test_json_counts_under_the_status_that_is_meant() -> None:
+    answer = Captured(app([b'{}'], [('Content-Type', 'application/json')]), {})
+    assert answer.is_json()
+    assert not answer.is_json(201)
+    answer.status_line = '404 Not Found'
+    assert not answer.is_json()
+    assert answer.is_json(404)
+
+
 def test_of_json_without_a_length_no_more_is_read_than_is_worth_it() -> None:
     headers = [('Content-Type', 'application/json')]
     block, read = bytes(MAX_REWRITTEN // 2), []
