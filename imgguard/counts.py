@@ -29,30 +29,28 @@ class Recorder(Protocol):
 class Counts:
     """The events around one store in this process; they go nowhere until there is a recorder.
 
-    :ivar wanted: whether anybody counts
+    :ivar recorder: ``None`` while nobody counts
     """
 
     def __init__(self) -> None:
-        self.wanted = False
-        self._recorder: Recorder | None = None
+        self.recorder: Recorder | None = None
 
     def record_with(self, recorder: Recorder) -> None:
         """Hand everything that happens from now on to this recorder."""
-        self._recorder = recorder
-        self.wanted = True
+        self.recorder = recorder
 
     def ended(self, end: End) -> None:
         """See :class:`Recorder`, as for all methods below."""
-        if self._recorder is not None:
-            self._recorder.ended(end)
+        if self.recorder is not None:
+            self.recorder.ended(end)
 
     def store_failed(self) -> None:
-        if self._recorder is not None:
-            self._recorder.store_failed()
+        if self.recorder is not None:
+            self.recorder.store_failed()
 
     def took(self, action: str, seconds: float) -> None:
-        if self._recorder is not None:
-            self._recorder.took(action, seconds)
+        if self.recorder is not None:
+            self.recorder.took(action, seconds)
 
 
 _BY_STORE: Final[weakref.WeakValueDictionary[str, Counts]] = weakref.WeakValueDictionary()

@@ -129,7 +129,7 @@ class Heartbeat:
         return self._workers.name()
 
     def start(self) -> None:
-        """Start the thread if this process has none yet; meant to be called with every request that may need it."""
+        """Start the thread if this process has none yet; to be called in every process: a server may have forked."""
         if os.getpid() not in self._processes and servers.threads_run():
             self._mine()
 

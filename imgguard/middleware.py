@@ -30,7 +30,7 @@ class ImageGuard:
     :param start: starts what each process needs once; called with the first request of any kind, and with the first of
         ours, for a process may have been forked after its first
     :param around: called with who sent a request, for as long as it is handled; ``None``: nothing is
-    :param stopwatch: measures while somebody counts
+    :param stopwatch: measures for whoever counts
     """
 
     def __init__(self, application: Application, handlers: Mapping[int, Mapping[Action, Handler]],
@@ -64,7 +64,7 @@ class ImageGuard:
             return self._application(environ, start_response)
         if 'HTTP_ACCEPT_ENCODING' in environ and operation.action is not Action.DOWNLOAD:
             environ = unpacked(environ)
-        if self._around is None and not self._stopwatch.counts.wanted:
+        if self._around is None and self._stopwatch.counts.recorder is None:
             return handler(environ, start_response, operation, by)
         with self._stopwatch.whole(environ, operation.action), self._around(by) if self._around else nullcontext():
             return handler(environ, start_response, operation, by)

@@ -39,5 +39,17 @@ def test_what_a_process_needs_is_started_once(monkeypatch: pytest.MonkeyPatch) -
     assert [request('/v2/images/x')[1:] for _ in range(2)] == [[1]] * 2
 
 
+@pytest.mark.parametrize(('given', 'request_id'), [
+    (None, None),
+    ('', None),
+    ('req-1', 'req-1'),
+    ('mine', 'req-mine'),                               # as Glance answers it
+    ('req-\x1b[2J\nforged line', 'req- [2J forged line'),
+    ('req-' + 'x' * 300, 'req-' + 'x' * 250 + '…'),
+])
+def test_the_id_of_a_request_fits_a_log_line(given: str | None, request_id: str | None) -> None:
+    assert Caller(None, None, False, given, None).request_id == request_id
+
+
 def _never(*_: Any) -> Any:
     raise AssertionError('nobody answers here')
