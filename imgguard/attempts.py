@@ -74,8 +74,6 @@ class ErrorState(NamedTuple):
     :param number: the attempt it belongs to
     :param at: when, seconds since the epoch
     :param bytes_received: how many bytes that attempt received
-    :param user_id: of that attempt, as are ``project_id``, ``host`` and ``worker``
-    :param ended: whether that attempt ended by itself; ``False`` when it was given up as lost, and may still run
     """
 
     number: int
@@ -84,12 +82,6 @@ class ErrorState(NamedTuple):
     at: float
     request_id: str | None
     bytes_received: int
-    kind: Kind
-    user_id: str | None
-    project_id: str | None
-    host: str
-    worker: str
-    ended: bool
 
 
 @dataclass(frozen=True, slots=True)

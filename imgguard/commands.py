@@ -12,9 +12,9 @@ from imgguard.attempts import Busy, ErrorState, ImageRecord
 from imgguard.errors import ImgguardError
 from imgguard.fence import Fence, NotYet
 from imgguard.outside import Outside
-from imgguard.recovery import BeingCleared, Recovery
+from imgguard.recovery import BeingCleared, keeps_staged
 from imgguard.settings import Settings
-from imgguard.store import Store
+from imgguard.store import AttemptRow, Store
 from imgguard.tasks import DATA, GONE
 from imgguard.workers import Workers
 
@@ -91,8 +91,7 @@ def failures(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
     rows: list[Record] = []
     after, page = 0, job.store.failures(PAGE)
     while page:
-        rows += [_failure(record, record.error) for record in page
-                 if record.error is not None and not (record.running and record.running.holds)]
+        rows += _failures(job, [record for record in page if not (record.running and record.running.holds)])
         after = page[-1].key
         page = job.store.failures(PAGE, after) if len(page) == PAGE else []
     yield Listing(('image_id', 'code', 'at', 'attempts', 'retryable', 'owner', 'message'), rows)
@@ -105,9 +104,10 @@ def failure(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
         raise CommandFailed(f'image {arguments.image} is deleted; attempts list shows its history')
     if record.running is not None and record.running.holds:
         raise CommandFailed(f'image {arguments.image} is not in error: attempt {record.running.number} is running')
-    if record.error is None:
+    shown = _failures(job, [record])
+    if not shown:
         raise CommandFailed(f'image {arguments.image} is not in error')
-    yield _failure(record, record.error)
+    yield from shown
 
 
 def attempts(job: Job, arguments: argparse.Namespace) -> Iterator[Answer]:
@@ -159,13 +159,19 @@ def _known(job: Job, image_id: str) -> ImageRecord:
     return found[-1]
 
 
-def _failure(record: ImageRecord, error: ErrorState) -> Record:
+def _failures(job: Job, page: Sequence[ImageRecord]) -> list[Record]:
+    attempts = job.store.verdicts(page)
+    return [_failure(record, record.error, attempts[record.key]) for record in page
+            if record.error is not None and record.key in attempts]
+
+
+def _failure(record: ImageRecord, error: ErrorState, attempt: AttemptRow) -> Record:
     code = codes.CODES.get(error.code)
     return {'image_id': record.image_id, 'created_at': record.created_at, 'owner': record.owner, 'code': error.code,
             'message': error.text, 'retryable': None if code is None else code.retryable,
             'at': v2.timestamp(error.at), 'request_id': error.request_id, 'attempts': record.attempts,
-            'number': error.number, 'kind': error.kind.value, 'bytes_received': error.bytes_received,
-            'host': error.host, 'cleared': record.cleared_number >= record.last_number}
+            'number': error.number, 'kind': attempt.kind.value, 'bytes_received': error.bytes_received,
+            'host': attempt.host, 'cleared': record.cleared_number >= record.last_number}
 
 
 def _alive(job: Job, image_id: str, busy: Busy) -> CommandFailed:
@@ -196,7 +202,7 @@ def _next(job: Job, record: ImageRecord, status: str | None) -> str:
         return 'nothing: the image is not in error'
     if not record.remains:
         return 'nothing is left to be cleared away: its data can be sent again'
-    if Recovery.keeps_staged(record, status):
+    if keeps_staged(job.store, record, status):
         return 'nothing: its staged data waits for an import, which can be asked for again'
     try:
         if job.outside is None:

@@ -15,7 +15,7 @@ from imgguard.attempts import ImageRecord
 from imgguard.errors import StoreUnavailable
 from imgguard.fence import NotYet
 from imgguard.glance_tasks import GlanceTasks
-from imgguard.recovery import Recovery
+from imgguard.recovery import Recovery, keeps_staged
 from imgguard.requeue import CannotRequeue
 from imgguard.store import Store
 from imgguard.tasks import DATA, GONE
@@ -82,7 +82,7 @@ class Housekeeping:
             record = self._store.records([record.image_id])[record.image_id, record.created_at]
         if not self._clears or not record.remains or record.running is not None:
             return
-        if self._recovery.keeps_staged(record, status) or (gone and not self._tasks.is_gone(record.image_id)):
+        if keeps_staged(self._store, record, status) or (gone and not self._tasks.is_gone(record.image_id)):
             # An id that was used again is another image's.
             self._postpone(record, AGAIN_SECONDS)
             return

@@ -11,7 +11,7 @@ from typing import Final
 
 from imgguard import codes, glance_stores, watch
 from imgguard.about import About
-from imgguard.attempts import IMPORTS, Failure, ImageRecord, Kind, State
+from imgguard.attempts import IMPORTS, ErrorState, Failure, ImageRecord, Kind, State
 from imgguard.border import Border
 from imgguard.dead_states import WayBack
 from imgguard.errors import StoreUnavailable
@@ -73,7 +73,7 @@ class Recovery:
                 return self._store.arrive(record.key, running.number, None)
             return self._guard.lost(record, running)
         error = record.error
-        if error is not None and not error.ended and error.number == record.last_number and status in DATA:
+        if error is not None and error.number == record.last_number and status in DATA and self._is_lost(record, error):
             # It was given up as lost, and had brought the data all the same.
             return self._store.arrive(record.key, error.number, None)
         if (error is not None or record.overdue) and status in DATA:
@@ -145,25 +145,14 @@ class Recovery:
 
         :param status: what Glance says of the image; ``None`` where that is not known
         """
-        if self.keeps_staged(record, status):
-            return
         if status == 'queued' and not self._requeue.deletes_data:
             # What then is in the way of a new attempt is found by that attempt.
             return
         # Whatever Glance's stores and their drivers raise, the next look or retry meets it again.
         with Border(About(LOG, record.image_id), 'what is left of it is not cleared away now',
                     NotYet, CannotRequeue, StoreUnavailable, level=logging.INFO):
-            self.clear(record, status)
-
-    @staticmethod
-    def keeps_staged(record: ImageRecord, status: str | None) -> bool:
-        """Whether what is left is sound staged data, for which an import can be asked, or asked again.
-
-        :param status: what Glance says of the image; ``None`` where that is not known
-        """
-        error = record.error
-        return status == 'uploading' and (
-            error is None or error.kind is Kind.IMPORT or error.code == codes.NEVER_ARRIVED)
+            if not keeps_staged(self._store, record, status):
+                self.clear(record, status)
 
     def make_room_for_stage(self, image_id: str, is_queued: Callable[[], bool]) -> None:
         """Let no stage on this host be defeated by data of an attempt that another host has cleared away behind.
@@ -186,10 +175,27 @@ class Recovery:
         if record is not None:
             self.try_to_clear(record, None)
 
+    def _is_lost(self, record: ImageRecord, error: ErrorState) -> bool:
+        attempt = self._store.attempt(record.key, error.number)
+        return attempt is not None and attempt.state is State.LOST
+
     def _task(self, record: ImageRecord, attempt: AttemptRow) -> str | None:
         if attempt.kind not in IMPORTS or attempt.task_id is not None:
             return attempt.task_id
         return self._tasks.find(record.image_id, [attempt.request_id])
+
+
+def keeps_staged(store: Store, record: ImageRecord, status: str | None) -> bool:
+    """Whether what is left is sound staged data, for which an import can be asked, or asked again.
+
+    :param status: what Glance says of the image; ``None`` where that is not known
+    :raises StoreUnavailable: the guard's store cannot be asked
+    """
+    error = record.error
+    if status != 'uploading' or error is None or error.code == codes.NEVER_ARRIVED:
+        return status == 'uploading'
+    attempt = store.attempt(record.key, error.number)
+    return attempt is not None and attempt.kind is Kind.IMPORT
 
 
 def _may_go_on(attempt: AttemptRow) -> bool:

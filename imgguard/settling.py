@@ -15,7 +15,7 @@ from imgguard.database_requeue import DatabaseRequeue
 from imgguard.errors import GlanceUnavailable
 from imgguard.glance_database import GlanceDatabase
 from imgguard.fence import NotYet
-from imgguard.recovery import BeingCleared, Recovery
+from imgguard.recovery import BeingCleared, Recovery, keeps_staged
 from imgguard.requeue import CannotRequeue
 from imgguard.settings import Settings
 from imgguard.store import Store
@@ -181,7 +181,7 @@ class WithGlance:
                     counts += self._deleted(record)
                 elif status in DATA:
                     counts += self._arrived(record, status)
-                elif record.image_id in dead and not self._recovery.keeps_staged(record, status):
+                elif record.image_id in dead and not keeps_staged(self._store, record, status):
                     counts += self._put_back(record, status)
             except GlanceUnavailable as error:
                 self._fail(error)

@@ -22,8 +22,7 @@ def image(**changes: Any) -> dict[str, Any]:
 
 def error(**changes: Any) -> ErrorState:
     return ErrorState(**{'number': 2, 'code': codes.STORAGE_FULL, 'text': 'No room.', 'at': AT, 'request_id': 'req-1',
-                         'bytes_received': 5, 'kind': Kind.UPLOAD, 'user_id': 'u', 'project_id': 'red', 'host': 'h',
-                         'worker': 'w', 'ended': True, **changes})
+                         'bytes_received': 5, **changes})
 
 
 def running(guarded: bool, alive: bool) -> Running:

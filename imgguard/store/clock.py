@@ -71,16 +71,20 @@ class Clock:
         """The same, read once in a statement: PostgreSQL goes by an index only to a value that stays."""
         return select(self.now()).scalar_subquery()
 
-    def judged(self) -> tuple[ColumnElement[Any], ...]:
-        """What the time says of a row of ``images``, NULL where there is nothing to judge.
-
-        ``silent_for``: the seconds since the last sign of life of its running attempt; ``overdue``: whether its
-        deadline has passed; ``clearing``: whether somebody has the right to clear its remains.
-        """
-        silent_for: ColumnElement[float] = self.now() - images.c.running_at
+    def overdue(self) -> ColumnElement[bool]:
+        """Whether the deadline of a row of ``images`` has passed; NULL where it has none."""
         overdue: ColumnElement[bool] = images.c.give_up_at <= self.now()
+        return overdue.label('overdue')
+
+    def silent_for(self) -> ColumnElement[float]:
+        """Seconds since the last sign of life of the running attempt of a row of ``images``; NULL where none runs."""
+        silent_for: ColumnElement[float] = self.now() - images.c.running_at
+        return silent_for.label('silent_for')
+
+    def clearing(self) -> ColumnElement[bool]:
+        """Whether somebody has the right to clear the remains of a row of ``images``; may be NULL."""
         clearing: ColumnElement[bool] = images.c.clearing_at >= self.now() - self.silence
-        return silent_for.label('silent_for'), overdue.label('overdue'), clearing.label('clearing')
+        return clearing.label('clearing')
 
     def proven(self) -> ScalarSelect[float]:
         """An attempt whose last sign of life is at most this moment had its chance to give another one.

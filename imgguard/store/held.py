@@ -4,7 +4,7 @@ The row of the image is locked first and its attempts after it, everywhere: so n
 for each other. Whoever holds ``running_number`` holds the image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,7 @@ from imgguard.store.clock import Clock
 from imgguard.store.engine import note
 from imgguard.store.models import attempts, fit, images
 from imgguard.store.outbox import Outbox
-from imgguard.store.rows import FACTS, make_or_update, record
+from imgguard.store.rows import RECORD_COLUMNS, make_or_update, record
 from imgguard.store.statements import NO_ERROR, Statements
 
 Result = TypeVar('Result')
@@ -24,8 +24,6 @@ Unknown = TypeVar('Unknown')
 
 MOST_KEPT: Final = 100
 """How many attempts are kept of an image, declarations among them."""
-
-_NO_FACTS: Final = (None,) * FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +176,16 @@ class Rows:
     def _held(self, connection: Connection, row: Row[Any] | None) -> Held | None:
         if row is None:
             return None
-        running, shown = row.running_number, row.error_number
-        facts: dict[int, tuple[Any, ...]] = {}
-        if running is not None or shown is not None:
+        running: Sequence[Any] = ()
+        if row.running_number is not None:
             # Not joined to the row: where a join is locked, the attempts would be too.
-            found = connection.execute(self._sql.facts(), {
-                'of_key': row.key, 'of_running': running or shown, 'of_shown': shown or running})
-            facts = {number: tuple(rest) for number, *rest in found}
-        proven = None
-        if running is not None and row.silent_for > self._clock.silence:
-            moment = connection.execute(self._sql.proven()).scalar()
-            proven = moment is not None and row.running_at <= moment
-        known = record(row, proven, facts.get(running, _NO_FACTS), facts.get(shown, _NO_FACTS), self._clock)
-        return Held(known, bool(row.clearing))
+            facts = connection.execute(self._sql.facts(), {'of_key': row.key, 'of_number': row.running_number}).one()
+            proven = False
+            if row.silent_for > self._clock.silence:
+                moment = connection.execute(self._sql.proven()).scalar()
+                proven = moment is not None and row.running_at <= moment
+            running = (row.silent_for, proven, *facts)
+        return Held(record(row[:len(RECORD_COLUMNS) + 1], running, self._clock), bool(row.clearing))
 
 
 def _arrived(remark: str | None) -> dict[str, object]:

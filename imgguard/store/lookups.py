@@ -1,7 +1,7 @@
 """The questions: what is known of images and attempts. Each is asked outside any transaction."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Row, Select, String, and_, any_, bindparam, column, func, select
@@ -12,7 +12,7 @@ from imgguard.store.clock import Clock
 from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images
 from imgguard.store.rows import (
-    ATTEMPT_COLUMNS, FACTS, RECORD_COLUMNS, AttemptRow, apart, attempt, facts, in_one, record)
+    ATTEMPT_COLUMNS, RECORD_COLUMNS, RUNNING_NUMBER, AttemptRow, apart, attempt, facts, in_one, record)
 
 
 class Lookups:
@@ -22,8 +22,9 @@ class Lookups:
         self._database: Final = database
         self._clock: Final = clock
         self._page: Final = clock.prepared(lambda: self._select().where(_among(database.backend)))
-        self._of_id: Final = clock.prepared(lambda: self._select().where(
-            images.c.image_id == bindparam('of_id')).order_by(images.c.created_at))
+        self._page_at_rest: Final = clock.prepared(lambda: self._at_rest().where(_among(database.backend)))
+        self._of_id: Final = clock.prepared(lambda: _of_id(self._select()))
+        self._of_id_at_rest: Final = clock.prepared(lambda: _of_id(self._at_rest()))
         self._failures: Final = clock.prepared(lambda: self._select().where(
             images.c.error_number.is_not(None), images.c.deleted_at.is_(None), _after()).order_by(images.c.key))
         self._running: Final = clock.prepared(lambda: self._select().where(
@@ -48,15 +49,29 @@ class Lookups:
             attempts.c.image_key == bindparam('of_key')).order_by(attempts.c.number.desc()))
 
     def records(self, image_ids: Sequence[str]) -> dict[tuple[str, str], ImageRecord]:
-        """What is known of a page of images, by id and time of creation: one query."""
+        """What is known of a page of images, by id and time of creation: one query, and another while attempts run.
+
+        Joins take a server as long as all else, and of nearly all images no attempt runs.
+        """
         if not image_ids:
             return {}
         if len(image_ids) == 1:
             # With every look at an image that waits, so past what takes longer than the query.
-            found = self._made(self._database.rows(self._of_id(), {'of_id': image_ids[0]}))
+            parameters = {'of_id': image_ids[0]}
+            at_rest = self._database.rows(self._of_id_at_rest(), parameters)
+            with_running = self._of_id
         else:
-            found = self._known(self._page(), {'ids': _packed(self._database.backend, image_ids)})
-        return {(known.image_id, known.created_at): known for known in found} if found else {}
+            parameters = {'ids': _packed(self._database.backend, image_ids)}
+            at_rest = self._rows(self._page_at_rest(), parameters)
+            with_running = self._page
+        if not at_rest:
+            return {}
+        rows = list(map(apart, at_rest))
+        if any(row[RUNNING_NUMBER] is not None for row in rows):
+            found = self._known(with_running(), parameters)
+        else:
+            found = [record(row, (), self._clock) for row in rows]
+        return {(known.image_id, known.created_at): known for known in found}
 
     def find(self, image_id: str) -> list[ImageRecord]:
         """All that had this id, the one created last at the end."""
@@ -118,13 +133,17 @@ class Lookups:
         found = self._rows(statement, {'of_key': key, 'of_number': number})
         return attempt(found[0]) if found else None
 
-    def _known(self, statement: Select[Any], parameters: dict[str, Any]) -> list[ImageRecord]:
-        return self._made(self._rows(statement, parameters))
+    def verdicts(self, page: Sequence[ImageRecord]) -> dict[int, AttemptRow]:
+        """The attempts whose verdicts these images show, by the key of the image: one query."""
+        statement = select(attempts.c.image_key, *ATTEMPT_COLUMNS, self._clock.now() - attempts.c.updated_at).join(
+            images, and_(attempts.c.image_key == images.c.key, attempts.c.number == images.c.error_number)).where(
+            images.c.key.in_([known.key for known in page]))
+        return {row[0]: attempt(row[1:]) for row in self._rows(statement, {})}
 
-    def _made(self, rows: Iterable[Sequence[Any]]) -> list[ImageRecord]:
-        # The facts of the two attempts stand behind the row, and whether the running one had its chance.
-        return [record(row[:-2 * FACTS - 1], row[-1], row[-2 * FACTS - 1:-FACTS - 1], row[-FACTS - 1:-1],
-                       self._clock) for row in map(apart, rows)]
+    def _known(self, statement: Select[Any], parameters: dict[str, Any]) -> list[ImageRecord]:
+        rows = map(apart, self._rows(statement, parameters))
+        at_rest = len(RECORD_COLUMNS) + 1
+        return [record(row[:at_rest], row[at_rest:], self._clock) for row in rows]
 
     def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return self._database.read(lambda connection: connection.execute(statement, parameters).all())
@@ -132,15 +151,21 @@ class Lookups:
     def _ids(self, statement: Select[Any]) -> list[str]:
         return list(self._database.read(lambda connection: connection.execute(statement).scalars().all()))
 
+    def _at_rest(self) -> Select[Any]:
+        """All of an image while no attempt runs."""
+        return select(*in_one(self._database.backend, [*RECORD_COLUMNS, self._clock.overdue()]))
+
     def _select(self) -> Select[Any]:
-        running, shown = attempts.alias('running'), attempts.alias('shown')
         proven: ColumnElement[bool] = images.c.running_at <= self._clock.proven()
-        joined = images.outerjoin(
-            running, and_(running.c.image_key == images.c.key, running.c.number == images.c.running_number)
-        ).outerjoin(shown, and_(shown.c.image_key == images.c.key, shown.c.number == images.c.error_number))
+        joined = images.outerjoin(attempts, and_(
+            attempts.c.image_key == images.c.key, attempts.c.number == images.c.running_number))
         return select(*in_one(self._database.backend, [
-            *RECORD_COLUMNS, *self._clock.judged(), *facts(running), *facts(shown), proven.label('proven')]),
-        ).select_from(joined)
+            *RECORD_COLUMNS, self._clock.overdue(), self._clock.silent_for(), proven.label('proven'),
+            *facts(attempts)])).select_from(joined)
+
+
+def _of_id(query: Select[Any]) -> Select[Any]:
+    return query.where(images.c.image_id == bindparam('of_id')).order_by(images.c.created_at)
 
 
 def _after() -> ColumnElement[bool]:

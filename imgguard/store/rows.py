@@ -18,10 +18,10 @@ RECORD_COLUMNS: Final = (
     images.c.give_up_at, images.c.deleted_at, images.c.last_number, images.c.cleared_number, images.c.remains_at,
     images.c.error_number, images.c.error_code, images.c.error_text, images.c.error_at,
     images.c.error_request_id, images.c.error_bytes, images.c.running_number, images.c.running_guarded,
-    images.c.running_since, images.c.running_at,
+    images.c.running_since,
 )
+RUNNING_NUMBER: Final = [column.name for column in RECORD_COLUMNS].index('running_number')
 ATTEMPT_COLUMNS: Final = tuple(column for column in attempts.c if column.name != 'image_key')
-FACTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,8 @@ class AttemptRow:
 
 
 def facts(table: FromClause) -> tuple[ColumnElement[Any], ...]:
-    """The columns of ``attempts`` (or an alias of it) that :func:`record` needs of one; :data:`FACTS` of them."""
-    return (table.c.kind, table.c.state, table.c.user_id, table.c.project_id, table.c.host, table.c.worker,
-            table.c.task_id, table.c.handed_on)
+    """The columns of ``attempts`` (or an alias of it) that :func:`record` needs of a running one."""
+    return table.c.kind, table.c.host, table.c.worker, table.c.task_id, table.c.handed_on
 
 
 def in_one(backend: str, columns: Sequence[ColumnElement[Any]]) -> Sequence[ColumnElement[Any]]:
@@ -88,25 +87,20 @@ def apart(row: Sequence[Any]) -> Sequence[Any]:
     return values
 
 
-def record(row: Sequence[Any], proven: bool | None, running: Sequence[Any], shown: Sequence[Any],
-           clock: Clock) -> ImageRecord:
-    """The value of a row of :data:`RECORD_COLUMNS` followed by what :meth:`imgguard.store.clock.Clock.judged` adds.
+def record(row: Sequence[Any], running: Sequence[Any], clock: Clock) -> ImageRecord:
+    """The value of a row of :data:`RECORD_COLUMNS`, followed by whether its deadline has passed.
 
-    :param proven: whether its running attempt had its chance to give another sign of life
-    :param running: the :func:`facts` of that attempt, if there is one
-    :param shown: those of the attempt whose verdict is shown, if there is one
+    :param running: of its running attempt, if there is one: how many seconds it is silent, whether it had its chance to
+        give another sign of life, and its :func:`facts`
     :param clock: tells how long silence may last
     """
     (key, image_id, created_at, owner, keep, count, give_up_at, deleted_at, last_number, cleared_number, remains_at,
-     error_number, code, text, error_at, request_id, received, running_number, guarded, since, _, silent_for, overdue,
-     _) = row
+     error_number, code, text, error_at, request_id, received, running_number, guarded, since, overdue) = row
     error = holder = None
     if error_number is not None:
-        kind, state, user_id, project_id, host, worker, _, _ = shown
-        error = ErrorState(error_number, code, text, error_at, request_id, received, Kind(kind), user_id, project_id,
-                           host, worker, state == State.FAILED.value)
+        error = ErrorState(error_number, code, text, error_at, request_id, received)
     if running_number is not None:
-        kind, _, _, _, host, worker, task_id, handed_on = running
+        silent_for, proven, kind, host, worker, task_id, handed_on = running
         alive = silent_for <= clock.silence or not proven
         goes_on = bool(handed_on) and kind in IMPORTS and silent_for < clock.stall
         holder = Running(running_number, bool(guarded), alive, since, Kind(kind), host, worker, task_id, silent_for,

@@ -40,8 +40,7 @@ class Statements:
     """Each attribute is a function that gives a statement, as :meth:`imgguard.store.clock.Clock.prepared` made it.
 
     * ``by_name`` (of_id, of_time), ``by_key`` (of_key): the row of an image, which it locks; ``facts`` (of_key,
-      of_running, of_shown): the numbers and facts of these attempts of it; ``proven``: see
-      :meth:`imgguard.store.clock.Clock.proven`
+      of_number): those of an attempt of it; ``proven``: see :meth:`imgguard.store.clock.Clock.proven`
     * ``insert``: a running attempt; ``end``, ``end_silent`` (of_key, of_number): an attempt that still runs, the latter
       without a sign of life; ``end_late``, ``end_lost``: one that was lost, likewise; ``revive``: it runs again;
       ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost,
@@ -72,9 +71,8 @@ class Statements:
         self.by_name = prepared(lambda: self._locking().where(
             images.c.image_id == bindparam('of_id'), images.c.created_at == bindparam('of_time')))
         self.by_key = prepared(lambda: self._locking().where(images.c.key == bindparam('of_key')))
-        self.facts = prepared(lambda: select(attempts.c.number, *facts(attempts)).where(
-            attempts.c.image_key == bindparam('of_key'),
-            attempts.c.number.in_([bindparam('of_running'), bindparam('of_shown')])))
+        self.facts = prepared(lambda: select(*facts(attempts)).where(
+            attempts.c.image_key == bindparam('of_key'), attempts.c.number == bindparam('of_number')))
         self.proven = prepared(lambda: select(self._clock.proven()))
         self.change = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')))
         self.delete = prepared(lambda: update(images).where(
@@ -139,7 +137,8 @@ class Statements:
         self.not_cleared = prepared(lambda: _clearing().values(**_NOT_CLEARING))
 
     def _locking(self) -> Select[Any]:
-        return select(*RECORD_COLUMNS, *self._clock.judged()).with_for_update()
+        return select(*RECORD_COLUMNS, self._clock.overdue(), images.c.running_at, self._clock.silent_for(),
+                      self._clock.clearing()).with_for_update()
 
     def _insert(self) -> Insert:
         return insert(attempts).values(started_at=self._clock.now(), updated_at=self._clock.now(),

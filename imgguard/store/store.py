@@ -68,7 +68,7 @@ class Store:
         schema.check(self._database)
 
     def records(self, image_ids: Sequence[str]) -> dict[tuple[str, str], ImageRecord]:
-        """What is known of a page of images, by image id and time of creation: one query."""
+        """What is known of a page of images, by image id and time of creation: one query, or two while attempts run."""
         return self._lookups.records(image_ids)
 
     def remember(self, image_id: str, created_at: str, owner: str | None, keep: bool | None,
@@ -248,6 +248,10 @@ class Store:
         :param after_key: only images with a higher key
         """
         return self._lookups.failures(limit, after_key)
+
+    def verdicts(self, page: Sequence[ImageRecord]) -> dict[int, AttemptRow]:
+        """The attempts whose verdicts the images of a page show, by the key of the image."""
+        return self._lookups.verdicts(page)
 
     def running(self, limit: int, after_key: int = 0) -> list[ImageRecord]:
         """As :meth:`failures`, but images with a running attempt, alive or not, deleted ones too."""

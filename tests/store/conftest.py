@@ -27,9 +27,7 @@ UNGUARDED = replace(UPLOAD, guarded=False)
 CUT = Failure('client_disconnected', 'The connection was lost.')
 RUNNING = Running(1, guarded=True, alive=True, since=0.0, kind=Kind.UPLOAD, host='host', worker='worker', task_id=None,
                   silent_for=0.0)
-VERDICT = ErrorState(1, 'client_disconnected', 'The connection was lost.', at=0.0, request_id='req-1', bytes_received=7,
-                     kind=Kind.UPLOAD, user_id='user', project_id='project', host='host', worker='worker',
-                     ended=True)
+VERDICT = ErrorState(1, 'client_disconnected', 'The connection was lost.', at=0.0, request_id='req-1', bytes_received=7)
 SILENCE = LEASE + SKEW
 CREATED = '2026-11-22T22:19:29Z'
 

@@ -21,7 +21,7 @@ from tests.store.conftest import (
     failed,
 )
 
-LOST = VERDICT._replace(code='worker_lost', text=default_text('worker_lost'), bytes_received=0, ended=False)
+LOST = VERDICT._replace(code='worker_lost', text=default_text('worker_lost'), bytes_received=0)
 
 
 def test_an_image_nobody_knew_gets_a_row(store: Store, hands: Hands) -> None:
@@ -152,8 +152,7 @@ def test_a_deadline_that_passes_is_a_verdict_and_no_attempt(store: Store, hands:
     assert not store.give_up(waiting.key, never), 'once is enough'
     given_up = store.records(['image'])['image', CREATED]
     assert given_up.error == VERDICT._replace(
-        code='never_arrived', text='The data never came.', at=hands.seconds, request_id=None, bytes_received=0,
-        kind=Kind.DECLARE, user_id=None, project_id=None, host='', worker='')
+        code='never_arrived', text='The data never came.', at=hands.seconds, request_id=None, bytes_received=0)
     assert given_up.attempts == 0
     assert [(attempt.kind, attempt.state) for attempt in store.attempts(waiting.key, 10)] == [
         (Kind.DECLARE, State.FAILED)]

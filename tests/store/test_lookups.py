@@ -269,11 +269,15 @@ def test_look_ups_go_by_an_index(url: str, database: Database, hands: Hands, own
                                  statements: list[tuple[str, object, str]]) -> None:
     """With the time of the database too, which changes while PostgreSQL looks."""
     store = Store(url, LEASE, clock=None if own_time else hands)
+    begun(store, 'runs')
     for _ in range(30):
         key = failed(store).key
     _fill(database, key + 1)
     by_name, by_key = INDEXES[database.backend]
-    for ask, indexes in ((lambda: store.records(['filler-1', 'filler-2']), (by_name, by_key)),
+    in_error = list(store.records(['image', 'runs']).values())
+    for ask, indexes in ((lambda: store.records(['filler-1', 'filler-2']), (by_name,)),
+                         (lambda: store.records(['filler-1', 'runs']), (by_name, by_key)),
+                         (lambda: store.verdicts(in_error), (by_key,)),
                          (lambda: store.find('filler-1'), (by_name, by_key)),
                          (lambda: store.candidates(3), ('imgguard_images_error_at',)),
                          (lambda: store.candidates(3, 'client_disconnected'), ('imgguard_images_error_code_error_at',)),
