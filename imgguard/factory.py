@@ -25,14 +25,14 @@ from imgguard.imports import Imports
 from imgguard.killed_images import KilledImages
 from imgguard.leases import Heartbeat
 from imgguard.lists_v1 import ListsV1
-from imgguard.middleware import Handler, ImageGuard
+from imgguard.middleware import Handler, image_guard
 from imgguard.notify import POLL_SECONDS, Publisher
 from imgguard.operations import Action, Operation, recognise
 from imgguard.operations_v1 import recognise_negotiated
 from imgguard.opts import OPTIONS, PROXY_OPTIONS
 from imgguard.outside import Outside
 from imgguard.presenter import Presenter, PresenterV1
-from imgguard.reads import Reads
+from imgguard.reads import Reads, looking
 from imgguard.recovery import Recovery
 from imgguard.remote_images import Remote, RemoteImages
 from imgguard.remote_images_v1 import RemoteImagesV1, delete_v1
@@ -54,7 +54,7 @@ from imgguard.wsgi import Application, Environ
 LOG: Final = logging.getLogger(__name__)
 
 
-def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[Application], ImageGuard]:
+def filter_factory(global_conf: dict[str, str], **local_conf: str) -> Callable[[Application], Application]:
     """The paste filter factory (``paste.filter_factory = imgguard.factory:filter_factory``).
 
     :param global_conf: ``[DEFAULT]`` of the paste file; holds no option of the filter
@@ -176,7 +176,7 @@ def _in_front(settings: ProxySettings, where: str, guarded: Callable[[Applicatio
     return Edge(guarded(backend))
 
 
-def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> ImageGuard:
+def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Parts], _Glance]) -> Application:
     settings, store, stopwatch, heartbeat = parts.settings, parts.store, parts.stopwatch, parts.heartbeat
     application = stopwatch.below(below)
     glance = way(application, parts)
@@ -198,10 +198,12 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
     def deletes(presenter: Presenter, images: Images) -> Handler:
         return Deletes(application, settings, store, guard, presenter, images, parts.workers.is_gone)
 
-    def of_v2(images: Images) -> dict[Action, Handler]:
-        presenter = Presenter(store, settings, recovery)
-        killed = None if glance.v1 is None else KilledImages(application, store, presenter).listed
-        reads = Reads(application, settings, store, presenter, images, glance.elsewhere, killed)
+    presenter = Presenter(store, settings, recovery)
+    killed = None if glance.v1 is None else KilledImages(application, store, presenter).listed
+    reads = Reads(application, settings, store, presenter, glance.images, glance.elsewhere, killed)
+
+    def of_v2() -> dict[Action, Handler]:
+        images = glance.images
         return {
             **bringing(images),
             Action.CREATE: Creates(application, settings, store, guard, presenter),
@@ -232,8 +234,10 @@ def _assemble(below: Application, parts: _Parts, way: Callable[[Application, _Pa
                 Action.DELETE: deletes(presenter, v1.images), Action.SHOW: reads.show,
                 Action.LIST: lists, Action.LIST_DETAIL: lists}
 
-    versions = {1: {} if glance.v1 is None else of_v1(glance.v1), 2: of_v2(glance.images)}
-    return ImageGuard(below, versions, glance.recognise, glance.identify, heartbeat.start, glance.around, stopwatch)
+    versions = {1: {} if glance.v1 is None else of_v1(glance.v1), 2: of_v2()}
+    look = None if glance.around else looking(below, glance.identify, reads.tell)
+    return image_guard(below, versions, glance.recognise, glance.identify, heartbeat.start, glance.around, stopwatch,
+                       look)
 
 
 def _prepare(store: Store, connection: str) -> None:

@@ -60,10 +60,15 @@ _PART: Final = {
     'import': {'POST': Action.IMPORT},
     'locations': {'POST': Action.ADD_LOCATION, 'GET': Action.LOCATIONS},
     'attempts': {'GET': Action.ATTEMPTS}}
+PARTS: Final = tuple(f'/{part}{end}' for part in _PART for end in ('', '\n'))
+"""How every path of ours ends that is longer than that of an image."""
+
 _SCHEMAS: Final = {'/v2/schemas/image': Action.SCHEMA, '/v2/schemas/images': Action.LIST_SCHEMA}
 MEDIA_TYPE: Final = 'application/vnd.openstack.images-'
 _FORMS: Final = ('application/x-www-form-urlencoded', 'multipart/form-data')
 _IMAGES: Final = '/v2/images'
+IMAGE: Final = f'{_IMAGES}/'
+"""How the path of an image begins, in its plainest spelling."""
 _SLASHES: Final = re.compile('//+')
 
 

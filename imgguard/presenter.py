@@ -41,22 +41,30 @@ class Presenter:
         self._recovery = recovery
         self._settings = settings
 
-    def present(self, answer: Captured, by: Caller) -> None:
+    def present(self, answer: Captured, by: Caller, image_id: str = '') -> None:
         """Write what is known into an answer with one image or a page of them; one query for all.
 
         An answer that cannot contain an image in error is left as it is, unparsed.
+
+        :param image_id: of the only image in it, as the path spells it
         """
         if not v2.may_be_in_error(answer.body()):
             return
         # Whatever is wrong here, the client gets Glance's answer.
-        with Border(LOG, 'answered without the error state'):
-            self._rewrite(answer, by)
+        with Border(LOG, 'answered without the error state', StoreUnavailable):
+            self._rewrite(answer, by, image_id)
 
-    def _rewrite(self, answer: Captured, by: Caller) -> None:
-        page = v2.Page(answer.body())
+    def _rewrite(self, answer: Captured, by: Caller, image_id: str) -> None:
+        body, found = answer.body(), None
+        # A Glance on MariaDB finds an image by other spellings, too.
+        if image_id and f'"id": "{image_id}"'.encode() in body:
+            found = self._store.records([image_id])
+            if not found:
+                return
+        page = v2.Page(body)
         images = page.images
         waiting = [number for number, image in enumerate(images) if image['status'] in v2.ERROR_STATUSES]
-        records = self.known([images[number] for number in waiting])
+        records = self.records([images[number] for number in waiting], found)
         if not records:
             return
         changed = {number for number in waiting if self.write(images[number], records, by)}
@@ -85,13 +93,14 @@ class Presenter:
             LOG.error('answered without the error state: %s', error)
             return {}
 
-    def records(self, images: Sequence[Json]) -> Records:
+    def records(self, images: Sequence[Json], found: Records | None = None) -> Records:
         """What is known of these images, after every verdict that was due.
 
+        :param found: what the store has just said of them
         :raises StoreUnavailable: when the store cannot be asked
         """
         ids = [image['id'] for image in images]
-        records = self._store.records(ids)
+        records = self._store.records(ids) if found is None else found
         if not records:
             return records
         known = _known(images, records)
@@ -169,7 +178,7 @@ class PresenterV1(Presenter):
         v1.show_error(image, *found, self._status, _details(told, by))
         return True
 
-    def _rewrite(self, answer: Captured, by: Caller) -> None:
+    def _rewrite(self, answer: Captured, by: Caller, image_id: str) -> None:
         document = json.loads(answer.body())
         told = [(image, v1.as_v2(image)) for image in v1.images_of(document)]
         waiting = [(image, as_v2) for image, as_v2 in told if as_v2['status'] in v2.ERROR_STATUSES]

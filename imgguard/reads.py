@@ -13,11 +13,11 @@ from imgguard.api import v2
 from imgguard.border import Border
 from imgguard.errors import GlanceUnavailable, StoreUnavailable
 from imgguard.images import Caller, Images
-from imgguard.operations import Action, Operation
+from imgguard.operations import IMAGE, Action, Operation
 from imgguard.presenter import Presenter, Records
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse
+from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse, unpacked
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -49,11 +49,18 @@ class Reads:
     def show(self, environ: Environ, start_response: StartResponse, operation: Operation,
              by: Caller) -> Iterable[bytes]:
         """Hand on, with the error state written in."""
-        answer = Captured(self._application, environ)
+        return self.tell(Captured(self._application, environ), environ, start_response, operation.image_id, by)
+
+    def tell(self, answer: Captured, environ: Environ, start_response: StartResponse, image_id: str,
+             by: Caller) -> Iterable[bytes]:
+        """Hand on an answer, with the error state written in.
+
+        :param image_id: of the image it shows, as the path spells it; ``''`` for a list
+        """
         if answer.is_json():
-            self._presenter.present(answer, by)
+            self._presenter.present(answer, by, image_id)
             return answer.send(start_response)
-        return self._sent(answer, environ, start_response, operation)
+        return self._sent(answer, environ, start_response, image_id)
 
     def list(self, environ: Environ, start_response: StartResponse, operation: Operation,
              by: Caller) -> Iterable[bytes]:
@@ -70,13 +77,13 @@ class Reads:
             if answer.is_json():
                 self._presenter.present(answer, by)
         if answer is None:
-            return self.show(environ, start_response, operation, by)
-        return self._sent(answer, environ, start_response, operation)
+            return self.tell(Captured(self._application, environ), environ, start_response, '', by)
+        return self._sent(answer, environ, start_response, '')
 
     def _sent(self, answer: Captured, environ: Environ, start_response: StartResponse,
-              operation: Operation) -> Iterable[bytes]:
+              image_id: str) -> Iterable[bytes]:
         """Hand on, unless it cannot be read and might tell of an image in error that it is sound."""
-        if answer.status == 200 and answer.packed is not None and self._presenter.may_be_hidden(operation.image_id):
+        if answer.status == 200 and answer.packed is not None and self._presenter.may_be_hidden(image_id):
             LOG.error('an answer of Glance cannot be read, for it came packed (Content-Encoding: %s) although it was '
                       'asked for unpacked: let no server between the guard and Glance pack unasked', answer.packed)
             answer.close()
@@ -146,6 +153,58 @@ class Reads:
             if document is not None:
                 answer.replace(json.dumps(document).encode())
         return answer.send(start_response)
+
+
+def looking(application: Application, identify: Callable[[Environ], Caller | None],
+            tell: Callable[[Captured, Environ, StartResponse, str, Caller], Iterable[bytes]]) -> Application:
+    """What :meth:`Reads.show` does, for a plain ``GET`` of one image.
+
+    Most of what Glance is asked is such a look, and most of the answers go on as they are: these take as few calls as
+    can be, for behind Glance each takes a microsecond or two.
+
+    :param application: Glance in this process
+    :param identify: tells who sent a request; ``None`` where only Glance can answer it
+    :param tell: see :meth:`Reads.tell`; is given every answer that may have to be changed
+    """
+    may_be_in_error = v2.may_be_in_error
+
+    def look(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if 'HTTP_ACCEPT_ENCODING' in environ:
+            environ = unpacked(environ)
+        head: tuple[Any, ...] = ()
+        written: list[bytes] = []
+
+        def hold(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
+            nonlocal head
+            head = (status, headers) if exc_info is None else (status, headers, exc_info)
+            return written.append
+
+        chunks = application(environ, hold)
+        try:
+            body = b''.join(chunks)
+        finally:
+            close = getattr(chunks, 'close', None)
+            if close is not None:
+                close()
+        # What says it in clear is not packed.
+        if b'"status"' in body and not may_be_in_error(body) and head and not written:
+            start_response(*head)
+            return [body]
+        answer, by = Captured(_again(head, [*written, body]), environ), identify(environ)
+        if by is None:
+            return answer.send(start_response)
+        return tell(answer, environ, start_response, environ['PATH_INFO'][len(IMAGE):].removesuffix('\n'), by)
+
+    return look
+
+
+def _again(head: tuple[Any, ...], chunks: list[bytes]) -> Application:
+    def again(_: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if head:
+            start_response(*head)
+        return chunks
+
+    return again
 
 
 def _ignore(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:

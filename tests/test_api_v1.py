@@ -103,7 +103,7 @@ def test_a_time_in_the_spelling_of_v2(of_v1: str, of_v2: str) -> None:
 @pytest.mark.parametrize(('status', 'may_be'), [
     ('queued', True), ('saving', True), ('killed', True), ('active', False), ('deleted', False)])
 def test_the_cheap_test(status: str, may_be: bool) -> None:
-    assert v2.may_be_in_error(json.dumps({'image': image(status=status)}).encode()) is may_be
+    assert bool(v2.may_be_in_error(json.dumps({'image': image(status=status)}).encode())) is may_be
 
 
 # Whether it is in error now

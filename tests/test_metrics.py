@@ -17,7 +17,7 @@ from imgguard import counts, metrics
 from imgguard.attempts import Claim, End, Kind, NewAttempt, State
 from imgguard.errors import ConfigurationError
 from imgguard.images import Caller
-from imgguard.middleware import ImageGuard
+from imgguard.middleware import image_guard
 from imgguard.operations import Action, Operation, recognise
 from imgguard.prometheus import BUCKETS, FileRecorder
 from imgguard.stopwatch import Stopwatch
@@ -222,7 +222,7 @@ class Scene:
         self.counts = counts.Counts()
         stopwatch = Stopwatch(self.counts, lambda: self.now)
         self._glance = stopwatch.below(self._take)
-        self._guard = ImageGuard(
+        self._guard = image_guard(
             self._take, {2: {Action.SHOW: self._handle}}, recognise,
             lambda environ: Caller(None, None, False, None, None), lambda: None, None, stopwatch)
 

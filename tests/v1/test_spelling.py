@@ -32,7 +32,7 @@ def in_all_answers(images: V1Images, image_id: str) -> list[v1.Json]:
     head = v1.image_of(header_list(images.request('HEAD', f'/v1/images/{image_id}')), image_id)
     put = images.request('PUT', f'/v1/images/{image_id}', KEEP_PROPERTIES)
     listed = images.request('GET', '/v1/images/detail?changes-since=2000-01-01T00:00:00Z')
-    assert v2.may_be_in_error(listed.body) is (put.json['image']['status'] != 'active')
+    assert bool(v2.may_be_in_error(listed.body)) is (put.json['image']['status'] != 'active')
     return [head or {}, *v1.images_of(put.json), *v1.images_of(listed.json)]
 
 
