@@ -81,7 +81,8 @@ class GlanceImages:
             raise Forbidden(webob.exc.HTTPForbidden('Read-only access', content_type='text/plain'))
         try:
             found = self._get(by, image_id)
-            getattr(policy.ImageAPIPolicy(by.context, found, by.context.policy_enforcer), rule)()
+            judged = _Judged(found, by.context)
+            getattr(policy.ImageAPIPolicy(by.context, judged, by.context.policy_enforcer), rule)()
         except exception.NotFound as error:
             raise Forbidden(webob.exc.HTTPNotFound(explanation=error.msg)) from None
         except exception.Forbidden as error:
@@ -108,7 +109,39 @@ class GlanceImages:
     @staticmethod
     def _get(by: Caller, image_id: str) -> Any:
         import glance.db
-        return glance.db.ImageRepo(by.context, glance.db.get_api()).get(image_id)
+        return glance.db.ImageRepo(by.context, _Untagged(glance.db.get_api())).get(image_id)
+
+
+class _Untagged:
+    """Glance's database, as its repository reads an image, but without the tags.
+
+    They are a query of their own by another connection, which takes two thirds as long as all else of the image.
+    """
+
+    def __init__(self, database: Any) -> None:
+        self.image_get: Final = database.image_get
+
+    @staticmethod
+    def image_tag_get_all(*_: object) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+class _Judged:
+    """An image as the policy sees it: its tags are read when a rule names them, which hardly any does."""
+
+    def __init__(self, image: Any, context: Any) -> None:
+        self._image: Final = image
+        self._context: Final = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._image, name)
+
+    @property
+    def tags(self) -> set[str]:
+        """As ``glance/db/__init__.py``, ``ImageRepo.get``, reads them."""
+        import glance.db
+        return set(glance.db.get_api().image_tag_get_all(self._context, self._image.image_id))
 
 
 def _image(found: Any) -> Image:

@@ -173,6 +173,26 @@ def test_an_admin_may_fail_and_retry_for_a_project(pipelines: Pipelines, images:
     assert admin.upload(image_id, DATA).status_int == 204
 
 
+def test_a_check_of_the_operators_own_may_look_at_the_tags_of_an_image(
+    pipelines: Pipelines, images: Images, bare: Images, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from glance.api.policy import Enforcer
+    from glance.common.exception import Forbidden
+    enforce = Enforcer.enforce
+
+    def enforce_ours(enforcer: Enforcer, context: Any, action: str, target: Any, registered: bool = True) -> object:
+        if action == 'upload_image' and 'web' not in target['tags']:
+            raise Forbidden(action=action)
+        return enforce(enforcer, context, action, target, registered)
+
+    monkeypatch.setattr(Enforcer, 'enforce', enforce_ours)
+    tagged, untagged, twin = images.created(KEEP, tags=['web']), images.created(KEEP), bare.created()
+    before = raw(pipelines, untagged), known(pipelines, untagged)
+    assert images.upload(tagged, DATA).headers[KEPT] == 'guarded'
+    assert comparable(images.upload(untagged, DATA)) == comparable(bare.upload(twin, DATA))
+    assert (raw(pipelines, untagged), known(pipelines, untagged)) == before
+
+
 def test_a_refused_create_leaves_nothing(pipelines: Pipelines, project: str) -> None:
     image_id = '5d1f0a52-0000-4000-8000-00000000c0de'
     for caller in (reader_token('carol', project), ''):
