@@ -178,7 +178,7 @@ class Admission:
         """
         def begin() -> Claim | Busy:
             return self._guard.begin(admitted.image, by, admitted.guarded, expected, kind, admitted.handed_on,
-                                     admitted.instead_of, is_new=admitted.record is None)
+                                     admitted.instead_of, admitted.record)
 
         try:
             claim = begin()

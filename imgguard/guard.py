@@ -48,12 +48,13 @@ class Guard:
         return policy == 'always' or (policy == 'snapshots' and image_type == 'snapshot')
 
     def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None, kind: Kind = Kind.UPLOAD,
-              handed_on: bool = False, instead_of: int | None = None, is_new: bool = False) -> Claim | Busy:
+              handed_on: bool = False, instead_of: int | None = None,
+              seen: ImageRecord | None = None) -> Claim | Busy:
         """Claim the image for an attempt to bring data into it; committed when it returns.
 
         :param handed_on: whether Glance hands the request on to another host
         :param instead_of: the number of the attempt whose claim is taken over, if it still runs
-        :param is_new: whether nothing was known of the image a moment ago
+        :param seen: what was known of the image a moment ago, if anything was
         :raises CannotGuard: when the sign of life of this process is not renewed
         :raises StoreUnavailable: when the claim could not be stored
         """
@@ -61,7 +62,7 @@ class Guard:
             raise CannotGuard('threads do not run in this process (uWSGI: set enable-threads = true)')
         new = NewAttempt(kind, guarded, by.request_id, by.user_id, by.project_id, HOST,
                          self._heartbeat.worker, expected, handed_on or self._elsewhere)
-        return self._store.begin(image.image_id, image.created_at, image.owner, new, instead_of, is_new)
+        return self._store.begin(image.image_id, image.created_at, image.owner, new, instead_of, seen)
 
     def succeeded(self, claim: Claim, http_status: int, received: int, remark: Failure | None = None) -> bool:
         """End an attempt whose data arrived; the image is in error no longer.

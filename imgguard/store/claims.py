@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, select
 
-from imgguard.attempts import Busy, Claim, End, Failure, Kind, NewAttempt, State
+from imgguard.attempts import Busy, Claim, End, Failure, ImageRecord, Kind, NewAttempt, State
 from imgguard.store.clock import Clock
 from imgguard.store.engine import Database, note
 from imgguard.store.held import Held, Rows
@@ -31,11 +31,17 @@ class Claims:
         self._rows: Final = rows
 
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
-              instead_of: int | None, is_new: bool) -> Claim | Busy:
+              instead_of: int | None, seen: ImageRecord | None) -> Claim | Busy:
         """Claim the image, unless another attempt holds it or its remains are being cleared away."""
+        if seen is not None and seen.running is None:
+            # Mostly nothing has changed since, which the claim itself finds out: a round trip less than to look again.
+            claim = self._outbox.write(lambda connection: self._outbox.noting(
+                connection, seen.key, lambda: self._claimed(connection, seen, owner, new)))
+            if claim is not None:
+                return claim
         return self._rows.write(
             image_id, created_at, lambda connection, held: self._begun(connection, held, owner, new, instead_of),
-            is_new)
+            is_new=seen is None)
 
     def set_task(self, claim: Claim, task_id: str) -> None:
         """Note the task of Glance that does the work of an attempt."""
@@ -159,10 +165,23 @@ class Claims:
             held = self._rows.without_silent(connection, held)
             if held.record.running is not None or held.clearing:
                 return Busy(held.record.running)
-        known = held.record
-        number = self._rows.enter(connection, known, new)
-        connection.execute(self._sql.claim(), {
-            'of_key': known.key, 'running_number': number, 'running_guarded': new.guarded, 'last_number': number,
-            'attempts': known.attempts + (not replaces),
-            'owner': known.owner if owner is None else fit(images.c.owner, owner)})
-        return Claim(known.key, number, known.error, known.image_id, new.kind, new.request_id)
+        claim = self._claimed(connection, held.record, owner, new, instead_of if replaces else None)
+        assert claim is not None
+        return claim
+
+    def _claimed(self, connection: Connection, seen: ImageRecord, owner: str | None, new: NewAttempt,
+                 replaced: int | None = None) -> Claim | None:
+        """Claim the image and enter the attempt; ``None`` when the image is not any more as it was seen.
+
+        :param replaced: the number of the attempt that held it, and is forgotten
+        """
+        number = seen.last_number + 1
+        of = {'of_key': seen.key, 'of_last': seen.last_number, 'of_attempts': seen.attempts, 'of_running': replaced,
+              'of_error': None if seen.error is None else seen.error.number}
+        owned = {} if owner is None else {'owner': fit(images.c.owner, owner)}
+        if connection.execute(self._sql.claim(), {
+                **of, **owned, 'running_number': number, 'running_guarded': new.guarded, 'last_number': number,
+                'attempts': seen.attempts + (replaced is None)}).rowcount != 1:
+            return None
+        self._rows.enter(connection, seen, new)
+        return Claim(seen.key, number, seen.error, seen.image_id, new.kind, new.request_id)

@@ -46,8 +46,9 @@ class Statements:
       ``forget``, ``forget_lost`` delete it; ``end_dead`` (of_key, of_above): those with a higher number that were lost,
       of which ``newest_lost`` is the last; ``forget_old`` (of_key, of_below, of_always): those with a lower number, but
       for some
-    * ``claim`` (of_key): the image for an attempt; ``free``, ``succeed``, ``succeed_staged``, ``show``, ``show_lost``,
-      ``withdraw`` (of_key, of_number): free it, if that attempt holds it, and leave, clear (with its
+    * ``claim`` (of_key, of_last, of_attempts, of_running, of_error): the image for an attempt, if these numbers still
+      are what they were and nobody clears its remains; ``free``, ``succeed``, ``succeed_staged``, ``show``,
+      ``show_lost``, ``withdraw`` (of_key, of_number): free it, if that attempt holds it, and leave, clear (with its
       deadline) or set its verdict, or count the attempt no longer; ``reclaim``: for an attempt that runs again;
       ``uncount`` (of_key): count one attempt less
     * ``change`` (of_key): any columns of an image; ``declare`` (of_key): set its verdict where no attempt holds it;
@@ -103,8 +104,7 @@ class Statements:
             attempts.c.image_key == bindparam('of_key'), attempts.c.number > bindparam('of_above'),
             attempts.c.state == State.LOST.value))
         self.forget_lost = prepared(lambda: _forget().where(attempts.c.state == State.LOST.value))
-        self.claim = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')).values(
-            running_since=now(), running_at=now(), **_NOT_CLEARING))
+        self.claim = prepared(self._claim)
         self.reclaim = prepared(self._reclaim)
         self.withdraw = prepared(lambda: _free().values(attempts=images.c.attempts - 1))
         self.uncount = prepared(lambda: update(images).where(images.c.key == bindparam('of_key')).values(
@@ -143,6 +143,15 @@ class Statements:
     def _insert(self) -> Insert:
         return insert(attempts).values(started_at=self._clock.now(), updated_at=self._clock.now(),
                                        state=State.RUNNING.value, bytes_received=0)
+
+    def _claim(self) -> Update:
+        cleared = or_(images.c.clearing_at.is_(None), images.c.clearing_at < self._clock.now() - self._clock.silence)
+        return update(images).where(
+            images.c.key == bindparam('of_key'), images.c.last_number == bindparam('of_last'),
+            images.c.attempts == bindparam('of_attempts'), cleared,
+            images.c.running_number.is_not_distinct_from(bindparam('of_running')),
+            images.c.error_number.is_not_distinct_from(bindparam('of_error'))).values(
+            running_since=self._clock.now(), running_at=self._clock.now(), **_NOT_CLEARING)
 
     def _reclaim(self) -> Update:
         return update(images).where(images.c.key == bindparam('of_key')).values(

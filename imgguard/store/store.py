@@ -82,7 +82,7 @@ class Store:
         self._verdicts.remember(image_id, created_at, owner, keep, give_up_at_after)
 
     def begin(self, image_id: str, created_at: str, owner: str | None, new: NewAttempt,
-              instead_of: int | None = None, is_new: bool = False) -> Claim | Busy:
+              instead_of: int | None = None, seen: ImageRecord | None = None) -> Claim | Busy:
         """Claim an image for a new attempt and record it, guarded or not.
 
         Refused only while an attempt holds it (:attr:`imgguard.attempts.Running.holds`), or while somebody has the
@@ -92,9 +92,9 @@ class Store:
         whose remains were not cleared away are kept, at most 100.
 
         :param instead_of: the number of an attempt that, if it still runs, is forgotten and gives its place to this one
-        :param is_new: whether nothing was known of the image a moment ago; that only makes it quicker
+        :param seen: what was known of the image a moment ago, if anything was; that only makes it quicker
         """
-        return self._claims.begin(image_id, created_at, owner, new, instead_of, is_new)
+        return self._claims.begin(image_id, created_at, owner, new, instead_of, seen)
 
     def set_task(self, claim: Claim, task_id: str) -> None:
         """Note the task of Glance that does the work of an attempt."""

@@ -1,5 +1,6 @@
 """One attempt at a time: how it begins, lives and ends, and what the image shows afterwards."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,42 @@ def test_one_at_a_time(store: Store, hands: Hands) -> None:
     record = store.records(['image'])['image', CREATED]
     assert record.attempts == 1
     assert [attempt.number for attempt in store.attempts(record.key, 10)] == [1]
+
+
+def cleared(store: Store, claim: Claim) -> None:
+    assert store.begin_clearing(claim.key, claim.number, 'worker') and store.end_clearing(claim.key, 'worker', True)
+
+
+SINCE: dict[str, tuple[Callable[[Store, Claim], object], int | None]] = {
+    'nothing': (lambda store, claim: None, 2),
+    'another attempt': (lambda store, claim: begun(store), None),
+    'another attempt, ended': (lambda store, claim: failed(store), 3),
+    'another attempt, withdrawn': (lambda store, claim: store.withdraw(begun(store)), 3),
+    'a reset': (lambda store, claim: store.clear_error('image', CREATED), 2),
+    'somebody clears': (lambda store, claim: store.begin_clearing(claim.key, claim.number, 'worker'), None),
+    'it was cleared': (cleared, 2),
+    'another wish': (lambda store, claim: store.remember('image', CREATED, 'another', True, 60), 2),
+}
+
+
+@pytest.mark.parametrize('since,number', SINCE.values(), ids=SINCE)
+def test_what_happened_since_the_image_was_seen_counts(
+    store: Store, since: Callable[[Store, Claim], object], number: int | None,
+) -> None:
+    last = failed(store)
+    seen = store.records(['image'])['image', CREATED]
+    since(store, last)
+    before = store.records(['image'])['image', CREATED]
+    claim = store.begin('image', CREATED, None, UPLOAD, seen=seen)
+    if number is None:
+        assert claim == Busy(before.running)
+        assert store.records(['image'])['image', CREATED] == before
+        return
+    assert isinstance(claim, Claim) and (claim.number, claim.error) == (number, before.error)
+    now = store.records(['image'])['image', CREATED]
+    assert now.running is not None and now.running.number == now.last_number == number
+    assert (now.attempts, now.owner) == (before.attempts + 1, before.owner)
+    assert [attempt.state for attempt in store.attempts(now.key, 1)] == [State.RUNNING]
 
 
 def test_an_unguarded_attempt_is_claimed_and_recorded_alike(store: Store) -> None:

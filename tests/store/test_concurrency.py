@@ -26,14 +26,16 @@ def _in_threads(work: Callable[[], Any], count: int = THREADS) -> list[Any]:
         return [future.result() for future in [pool.submit(work) for _ in range(count)]]
 
 
-def _claim_all(url: str, start: Any, results: Any, is_new: bool) -> None:
+def _claim_all(url: str, start: Any, results: Any) -> None:
     store = Store(url, LEASE)
     together = threading.Barrier(THREADS)
+    images = [f'free-{number}' for number in range(FREE)]
+    seen = store.records(images)
 
     def work() -> list[str]:
         together.wait()
-        return [image for image in (f'free-{number}' for number in range(FREE))
-                if isinstance(store.begin(image, CREATED, 'owner', UPLOAD, is_new=is_new), Claim)]
+        return [image for image in images
+                if isinstance(store.begin(image, CREATED, 'owner', UPLOAD, seen=seen.get((image, CREATED))), Claim)]
 
     start.wait()
     results.put([image for images in _in_threads(work) for image in images])
@@ -71,10 +73,12 @@ def _in_processes(work: Callable[..., None], url: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize('is_new', [True, False])
-def test_one_claim_for_each_free_image(url: str, is_new: bool) -> None:
-    """Also where each believes that it is the first; all but one are wrong."""
-    claimed = _in_processes(partial(_claim_all, is_new=is_new), url)
+@pytest.mark.parametrize('known', [True, False])
+def test_one_claim_for_each_free_image(url: str, store: Store, known: bool) -> None:
+    """Each has seen the image free, or believes that it is the first; all but one are wrong."""
+    for number in range(FREE if known else 0):
+        store.remember(f'free-{number}', CREATED, 'owner', True)
+    claimed = _in_processes(_claim_all, url)
     assert Counter(claimed) == {f'free-{number}': 1 for number in range(FREE)}
 
 
