@@ -9,19 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from random import SystemRandom
 from typing import Any, ClassVar, Final, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Dialect, Engine, PoolProxiedConnection, Select, create_engine, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, Select, create_engine, event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.sql.compiler import SQLCompiler
 
 from imgguard.attempts import End
 from imgguard.counts import Counts
 from imgguard.errors import StoreUnavailable
 from imgguard.store.address import parsed, place
+from imgguard.store.drivers import Ask, asking
 from imgguard.store.failures import OURS, Whose, collided, described, may_repeat, translated
 from imgguard.store.files import make_private, use_write_ahead_log
 from imgguard.store.galera import left_the_cluster, see_all_commits
@@ -62,11 +61,13 @@ _SESSION['mariadb'] = _SESSION['mysql']
 class _Process:
     """What a process has of its own.
 
+    :param ask: see :func:`imgguard.store.drivers.asking`
     :param idle: connections that are kept out of the pool for the next :meth:`Database.rows`, for to check one out
         takes as long as the query of SQLite; until the next write, which comes with every sign of life
     """
 
     engine: Engine
+    ask: Ask
     idle: list[PoolProxiedConnection] = field(default_factory=list)
 
     def connection(self) -> PoolProxiedConnection:
@@ -135,7 +136,7 @@ class Database:
             return self._asked(ask)
 
     def rows(self, query: Select[Any], parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """The rows of a query as the driver gives them, past SQLAlchemy's execution, which takes longer than the query.
+        """The rows of a query as the driver itself gives them, on PostgreSQL each value as text.
 
         :param query: of which there are few: each is compiled once
         :raises StoreUnavailable: the database could not be read
@@ -144,12 +145,7 @@ class Database:
         try:
             connection = mine.connection()
             try:
-                text, defaults, order = _compiled(query, mine.engine.dialect)
-                given = {**defaults, **parameters}
-                cursor = connection.cursor()
-                cursor.execute(text, given if order is None else [given[name] for name in order])
-                rows: Sequence[Sequence[Any]] = cursor.fetchall()
-                cursor.close()
+                rows = mine.ask(connection, query, parameters)
             except BaseException:
                 # Nobody knows what its server still sends.
                 connection.invalidate()
@@ -190,7 +186,7 @@ class Database:
         mine = self._processes.get(number)
         if mine is None:
             # No lock: another thread may have held it while the process forked.
-            mine = self._processes.setdefault(number, _Process(self._made()))
+            mine = self._processes.setdefault(number, self._new())
             for other in list(self._processes):
                 inherited = self._processes.pop(other, None) if other != number else None
                 if inherited is not None:
@@ -198,6 +194,10 @@ class Database:
                     # and so would the garbage collector.
                     self._inherited.append(inherited)
         return mine
+
+    def _new(self) -> _Process:
+        engine = self._made()
+        return _Process(engine, asking(engine.dialect))
 
     def _asked(self, ask: Callable[[Connection], Result]) -> Result:
         with self.engine().connect() as connection:
@@ -268,14 +268,6 @@ class Database:
                 see_all_commits(cursor)
         finally:
             cursor.close()
-
-
-@lru_cache(maxsize=16)
-def _compiled(query: Select[Any], dialect: Dialect) -> tuple[str, dict[str, Any], Sequence[str] | None]:
-    """The text of a query, the values that stand in it, and the order of all; ``None`` where they go by name."""
-    compiled = query.compile(dialect=dialect)
-    assert isinstance(compiled, SQLCompiler)
-    return compiled.string, dict(compiled.construct_params(_check=False)), compiled.positiontup
 
 
 def note(connection: Connection, end: End) -> None:

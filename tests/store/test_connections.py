@@ -1,5 +1,6 @@
 """Connections that die, transactions that collide, processes that fork, and what the errors tell."""
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -35,8 +36,7 @@ def _session(database: Database) -> int:
 
 
 def _session_of_looks(database: Database) -> int:
-    number: int = database.rows(select(text(SESSION[database.backend].removeprefix('SELECT '))), {})[0][0]
-    return number
+    return int(database.rows(select(text(SESSION[database.backend].removeprefix('SELECT '))), {})[0][0])
 
 
 def _kill(database: Database, session: int) -> None:
@@ -76,6 +76,34 @@ def test_looks_keep_few_connections_from_all_else(database: Database) -> None:
     mine.give_back(again)
     database.write(lambda connection: None)
     assert pool.checkedout() == 0, 'none is silent for longer than a worker is'
+
+
+def test_a_look_at_one_image_survives_that_its_server_forgets(server: str, url: str) -> None:
+    """As one between here and PostgreSQL does, that gives each transaction another connection."""
+    store = Store(url, LEASE)
+    begun(store)
+    for _ in range(2):
+        for _ in range(2):
+            assert set(store.records(['image'])) == {('image', CREATED)}
+        connection, = store._database._mine().idle
+        cursor = connection.cursor()
+        cursor.execute('DEALLOCATE ALL' if server == 'postgresql' else 'FLUSH TABLES')
+        cursor.close()
+    store.close()
+
+
+@pytest.mark.parametrize('image_id', ['image', 'im\0age', 'imäge', "im'a\\ge", 'im%%age %s $1', '\ud800'])
+def test_an_id_is_what_it_is(database: Database, url: str, image_id: str) -> None:
+    store = Store(url, LEASE)
+    begun(store, 'im')
+    if image_id not in ('im\0age', '\ud800'):
+        begun(store, image_id)
+        assert set(store.records([image_id])) == {(image_id, CREATED)}
+    else:
+        # Not storable everywhere, so that no image has it.
+        with contextlib.suppress(StoreUnavailable, UnicodeError):
+            assert store.records([image_id]) == {}
+    store.close()
 
 
 def test_a_look_at_one_image_tells_what_is_wrong(database: Database) -> None:
