@@ -72,15 +72,16 @@ def image_guard(application: Application, handlers: Mapping[int, Mapping[Action,
     # What recognise() tells of nearly all requests, at a third of its cost. Behind Glance each call takes a microsecond
     # or two, and each name a tenth, also one of a function around that is not used: so here are few.
     def guard(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        path: str = environ.get('PATH_INFO', '')
-        slashes = path.count('/')
-        if process is not None:
-            if slashes > 3 and not path.endswith(parts) and '//' not in path:
-                return application(environ, start_response)
-            if (slashes == 3 and path.startswith(IMAGE) and environ['REQUEST_METHOD'] == 'GET'
-                    and not environ.get('QUERY_STRING') and look is not None and counts.recorder is None
-                    and process == os.getpid()):
-                return look(environ, start_response)
+        try:
+            path: str = environ['PATH_INFO']
+        except KeyError:
+            path = ''
+        if path.count('/') > 3 and not path.endswith(parts) and '//' not in path and process is not None:
+            return application(environ, start_response)
+        if (path.startswith(IMAGE) and path.count('/') == 3 and environ['REQUEST_METHOD'] == 'GET'
+                and not environ.get('QUERY_STRING') and look is not None and counts.recorder is None
+                and process == os.getpid()):
+            return look(environ, start_response)
         return guarded(environ, start_response)
 
     return guard

@@ -17,7 +17,7 @@ from imgguard.operations import IMAGE, Action, Operation
 from imgguard.presenter import Presenter, Records
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.wsgi import Application, Captured, Environ, Headers, StartResponse, unpacked
+from imgguard.wsgi import NEVER_BEGAN, Application, Captured, Environ, Headers, StartResponse, unpacked
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -171,12 +171,12 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
     def look(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if 'HTTP_ACCEPT_ENCODING' in environ:
             environ = unpacked(environ)
-        head: tuple[Any, ...] = ()
+        head: tuple[str, Headers, Any] | None = None
         written: list[bytes] = []
 
         def hold(status: str, headers: Headers, exc_info: Any = None) -> Callable[[bytes], object]:
             nonlocal head
-            head = (status, headers) if exc_info is None else (status, headers, exc_info)
+            head = status, headers, exc_info
             return written.append
 
         chunks = application(environ, hold)
@@ -186,25 +186,18 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
             close = getattr(chunks, 'close', None)
             if close is not None:
                 close()
+        if head is None:
+            raise RuntimeError(NEVER_BEGAN)
         # What says it in clear is not packed.
-        if b'"status"' in body and not may_be_in_error(body) and head and not written:
-            start_response(*head)
+        if b'"status"' in body and not may_be_in_error(body) and head[2] is None and not written:
+            start_response(head[0], head[1])
             return [body]
-        answer, by = Captured(_again(head, [*written, body]), environ), identify(environ)
+        answer, by = Captured.held(*head, b''.join((*written, body))), identify(environ)
         if by is None:
             return answer.send(start_response)
         return tell(answer, environ, start_response, environ['PATH_INFO'][len(IMAGE):].removesuffix('\n'), by)
 
     return look
-
-
-def _again(head: tuple[Any, ...], chunks: list[bytes]) -> Application:
-    def again(_: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if head:
-            start_response(*head)
-        return chunks
-
-    return again
 
 
 def _ignore(status: str, headers: Headers, exc_info: object = None) -> Callable[[bytes], object]:

@@ -1,7 +1,7 @@
 """Plumbing of PEP 3333: call an application, hold its answer, hand it on."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 Environ = dict[str, Any]
 Headers = list[tuple[str, str]]
@@ -10,6 +10,8 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 NO_ANSWER: Final = 'imgguard.no_answer'
 """Is set in the environ by a proxy when the answer it gives is its own, for the backend gave none."""
+
+NEVER_BEGAN: Final = 'the application below did not call start_response'
 
 MAX_REWRITTEN: Final = 64 * 1024 * 1024
 
@@ -51,10 +53,18 @@ class Captured:
                 self._written.append(next(self._chunks))
         except StopIteration:
             self.close()
-            raise RuntimeError('the application below did not call start_response') from None
+            raise RuntimeError(NEVER_BEGAN) from None
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def held(cls, status: str, headers: Headers, exc_info: Any, body: bytes) -> Self:
+        """An answer that has come as a whole; what is below is closed."""
+        answer = cls.__new__(cls)
+        answer.status_line, answer.headers, answer._exc_info = status, list(headers), exc_info
+        answer._iterable, answer._written, answer._chunks, answer._body = (), [], iter(()), body
+        return answer
 
     @property
     def status(self) -> int:

@@ -157,7 +157,7 @@ def _paths(operation: Json) -> list[Any]:
 
 def timestamp(seconds: float) -> str:
     """Seconds since the epoch as Glance spells a time: ``2026-11-22T22:19:29Z``."""
-    return '{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z'.format(*time.gmtime(int(seconds))[:6])
+    return time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(int(seconds)))
 
 
 def dump(document: Any) -> bytes:
