@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, Select, String, and_, any_, bindparam, column, func, select
+from sqlalchemy import ColumnElement, Integer, Row, Select, String, and_, any_, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from imgguard.attempts import ImageRecord
@@ -13,6 +13,9 @@ from imgguard.store.engine import Database
 from imgguard.store.models import attempts, images
 from imgguard.store.rows import (
     ATTEMPT_COLUMNS, RECORD_COLUMNS, RUNNING_NUMBER, AttemptRow, apart, attempt, facts, in_one, record)
+
+
+_MOST: Final = bindparam('of_limit', type_=Integer)
 
 
 class Lookups:
@@ -33,16 +36,22 @@ class Lookups:
             images.c.deleted_at.is_(None), _after()).order_by(images.c.key))
         self._overdue: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.give_up_at <= clock.fixed_now(), images.c.error_number.is_(None),
-            images.c.running_number.is_(None), images.c.deleted_at.is_(None)).order_by(images.c.give_up_at))
+            images.c.running_number.is_(None), images.c.deleted_at.is_(None),
+        ).order_by(images.c.give_up_at).limit(_MOST))
         self._silent: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.running_at < clock.fixed_now() - clock.silence, images.c.running_at <= clock.proven(),
-        ).order_by(images.c.running_at))
+        ).order_by(images.c.running_at).limit(_MOST))
         self._remaining: Final = clock.prepared(lambda: select(images.c.image_id).where(
             images.c.remains_at <= clock.fixed_now(), images.c.running_number.is_(None),
-        ).order_by(images.c.remains_at))
+        ).order_by(images.c.remains_at).limit(_MOST))
+        with_verdict = select(images.c.image_id).where(
+            images.c.error_at.is_not(None), images.c.deleted_at.is_(None),
+        ).order_by(images.c.error_at.desc()).limit(_MOST)
+        self._candidates: Final = with_verdict
+        self._candidates_of: Final = with_verdict.where(images.c.error_code == bindparam('of_code'))
         among_errors = select(images.c.key).where(
             images.c.error_at.is_not(None), images.c.running_number.is_(None), images.c.deleted_at.is_(None)
-        ).order_by(images.c.error_at.desc()).limit(bindparam('of_limit')).subquery()
+        ).order_by(images.c.error_at.desc()).limit(_MOST).subquery()
         self._in_error: Final = select(func.count()).select_from(among_errors)
         self._newest: Final = clock.prepared(lambda: select(
             *ATTEMPT_COLUMNS, clock.now() - attempts.c.updated_at).where(
@@ -91,13 +100,10 @@ class Lookups:
 
     def candidates(self, limit: int, code: str | None = None) -> list[str]:
         """Distinct ids of images with a verdict, the newest verdict first."""
-        statement = select(images.c.image_id).where(images.c.error_at.is_not(None), images.c.deleted_at.is_(None))
-        if code is not None:
-            statement = statement.where(images.c.error_code == code)
-        statement = statement.order_by(images.c.error_at.desc())
+        statement, of = (self._candidates, {}) if code is None else (self._candidates_of, {'of_code': code})
         wanted = limit
         while True:
-            ids = self._ids(statement.limit(wanted))
+            ids = self._ids(statement, wanted, **of)
             distinct = list(dict.fromkeys(ids))[:limit]
             if len(distinct) == limit or len(ids) < wanted:
                 return distinct
@@ -111,14 +117,14 @@ class Lookups:
 
     def due(self, limit: int) -> list[str]:
         """Ids of images that a verdict is due on: the longest overdue first, then the longest silent."""
-        ids = self._ids(self._overdue().limit(limit))
+        ids = self._ids(self._overdue(), limit)
         if len(ids) < limit:
-            ids += self._ids(self._silent().limit(limit - len(ids)))
+            ids += self._ids(self._silent(), limit - len(ids))
         return ids
 
     def remaining(self, limit: int) -> list[str]:
         """Ids of images whose attempts may have left something, the longest waiting first."""
-        return self._ids(self._remaining().limit(limit))
+        return self._ids(self._remaining(), limit)
 
     def attempts(self, key: int, limit: int, marker: int | None = None) -> list[AttemptRow]:
         """The history of one image, the newest first, from below the number ``marker`` on."""
@@ -148,8 +154,8 @@ class Lookups:
     def _rows(self, statement: Select[Any], parameters: dict[str, Any]) -> Sequence[Row[Any]]:
         return self._database.read(lambda connection: connection.execute(statement, parameters).all())
 
-    def _ids(self, statement: Select[Any]) -> list[str]:
-        return list(self._database.read(lambda connection: connection.execute(statement).scalars().all()))
+    def _ids(self, query: Select[Any], limit: int, **parameters: str) -> list[str]:
+        return [row[0] for row in self._database.rows(query, {'of_limit': limit, **parameters})]
 
     def _at_rest(self) -> Select[Any]:
         """All of an image while no attempt runs."""

@@ -122,8 +122,13 @@ def store(url: str, hands: Hands) -> Iterator[Store]:
 
 
 @pytest.fixture
-def statements() -> Iterator[list[tuple[str, object, str]]]:
-    """Every statement sent from here on: text, parameters, and how SQLAlchemy's cache of statements did."""
+def statements(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, object, str]]]:
+    """Every statement sent from here on: text, parameters, and how SQLAlchemy's cache of statements did.
+
+    Queries that go past SQLAlchemy go through it meanwhile.
+    """
+    monkeypatch.setattr(Database, 'rows', lambda database, query, parameters: database.read(
+        lambda connection: connection.execute(query, parameters).all()))
     seen: list[tuple[str, object, str]] = []
 
     def note(connection: Connection, cursor: object, statement: str, parameters: object, context: object,
