@@ -191,6 +191,8 @@ def send(application: Application, request: Request) -> tuple[int, bytes]:
     environ: Environ = {
         'REQUEST_METHOD': request.method, 'SCRIPT_NAME': '', 'PATH_INFO': path, 'QUERY_STRING': query,
         'SERVER_NAME': 'localhost', 'SERVER_PORT': '80', 'SERVER_PROTOCOL': 'HTTP/1.1', 'HTTP_HOST': 'localhost',
+        # As the clients in Python send it.
+        'HTTP_ACCEPT_ENCODING': 'gzip, deflate',
         'HTTP_X_AUTH_TOKEN': token('alice', request.project), 'CONTENT_TYPE': request.content_type,
         'wsgi.version': (1, 0), 'wsgi.url_scheme': 'http', 'wsgi.input': request.body(), 'wsgi.errors': io.StringIO(),
         'wsgi.multithread': True, 'wsgi.multiprocess': True, 'wsgi.run_once': False, **framing, **request.environ}

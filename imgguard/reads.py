@@ -17,7 +17,7 @@ from imgguard.operations import IMAGE, Action, Operation
 from imgguard.presenter import Presenter, Records
 from imgguard.settings import Settings
 from imgguard.store import Store
-from imgguard.wsgi import NEVER_BEGAN, Application, Captured, Environ, Headers, StartResponse, unpacked
+from imgguard.wsgi import NEVER_BEGAN, Application, Captured, Environ, Headers, StartResponse
 
 LOG: Final = logging.getLogger(__name__)
 
@@ -169,8 +169,6 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
     may_be_in_error = v2.may_be_in_error
 
     def look(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if 'HTTP_ACCEPT_ENCODING' in environ:
-            environ = unpacked(environ)
         head: tuple[str, Headers, Any] | None = None
         written: list[bytes] = []
 
@@ -179,13 +177,21 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
             head = status, headers, exc_info
             return written.append
 
-        chunks = application(environ, hold)
+        accepts = environ.get('HTTP_ACCEPT_ENCODING')
+        if accepts:
+            # As unpacked() does; all clients of Python send it, and a copy would take as long as all else here.
+            environ['HTTP_ACCEPT_ENCODING'] = 'identity'
         try:
-            body = b''.join(chunks)
+            chunks = application(environ, hold)
+            try:
+                body = b''.join(chunks)
+            finally:
+                close = getattr(chunks, 'close', None)
+                if close is not None:
+                    close()
         finally:
-            close = getattr(chunks, 'close', None)
-            if close is not None:
-                close()
+            if accepts:
+                environ['HTTP_ACCEPT_ENCODING'] = accepts
         if head is None:
             raise RuntimeError(NEVER_BEGAN)
         # What says it in clear is not packed.

@@ -29,7 +29,9 @@ def look(application: Any, by: Caller | None = SOMEBODY, path: str = '/v2/images
     environ = {'REQUEST_METHOD': 'GET', 'PATH_INFO': path}
     if accepts is not None:
         environ['HTTP_ACCEPT_ENCODING'] = accepts
-    return client, b''.join(looking(application, lambda _: by, tell)(environ, client)), told
+    body = b''.join(looking(application, lambda _: by, tell)(environ, client))
+    assert environ.get('HTTP_ACCEPT_ENCODING') == accepts, 'whoever stands in front sees what was sent'
+    return client, body, told
 
 
 def test_a_sound_image_goes_on_as_it_came() -> None:
