@@ -139,6 +139,7 @@ class BodyReader:
         self._length = body.length
         self._announced = announced
         self._digests = digests
+        self._is_checked = announced is not None or digests.announced
         self._confirm = confirm
         self._refuse_empty = refuse_empty
         self._held: deque[bytes] = deque()
@@ -169,7 +170,22 @@ class BodyReader:
         if self._error is not None:
             raise self._error
         wanted = size[0] if size and size[0] is not None and size[0] >= 0 else None
-        return self._read_held(wanted) if self._length is None else self._read_known(self._length, wanted)
+        length = self._length
+        if length is None:
+            return self._read_held(wanted)
+        # Here, for a call takes as long as the rest, with every block.
+        rest = length - self.received
+        if wanted is None or wanted > rest:
+            wanted = rest
+        if wanted == 0 or self.broken is not None:
+            return b''
+        data = self._receive(wanted)
+        if self.received >= length:
+            self._end()
+        elif len(data) < wanted:
+            # WebOb takes a short read for a lost client and drops it.
+            self._break(Broken.DISCONNECTED, '')
+        return data
 
     def readline(self, *size: int) -> bytes:
         """Read one line."""
@@ -189,30 +205,14 @@ class BodyReader:
     def __iter__(self) -> Iterator[bytes]:
         return iter(self.readline, b'')
 
-    def _read_known(self, length: int, wanted: int | None) -> bytes:
-        rest = length - self.received
-        wanted = rest if wanted is None else min(wanted, rest)
-        if wanted == 0 or self.broken is not None:
-            return b''
-        data = self._receive(wanted)
-        if self.received >= length:
-            self._end()
-        elif len(data) < wanted:
-            # WebOb takes a short read for a lost client and drops it.
-            self._break(Broken.DISCONNECTED, '')
-        return data
-
     def _read_held(self, wanted: int | None) -> bytes:
         while not self._ended and (wanted is None or self._held_size <= wanted):
-            data = self._receive(max(wanted or 0, _BLOCK))
+            data = self._receive(_BLOCK if wanted is None or wanted < _BLOCK else wanted)
             self._held.append(data)
             self._held_size += len(data)
             if not data:
                 self._end()
-        return self._take(self._held_size if wanted is None else min(wanted, self._held_size))
-
-    def _take(self, size: int) -> bytes:
-        """The first so many bytes of what is held."""
+        size = self._held_size if wanted is None or wanted > self._held_size else wanted
         if not self._held or len(self._held[0]) != size:
             # Servers and Glance mostly agree on the size of a block, and nothing is copied.
             held = b''.join(self._held)
@@ -228,12 +228,15 @@ class BodyReader:
             self._break(_how(error), text.reason(str(error)))
             raise
         self.received += len(data)
-        if self._digests.announced:
-            self._digests.update(data)
+        if self._is_checked:
+            self._check(data)
+        return data
+
+    def _check(self, data: bytes) -> None:
+        self._digests.update(data)
         if self._announced is not None and self.received > self._announced:
             self._refuse(codes.SIZE_MISMATCH, f'More than the {self._announced} bytes announced by '
                                               f'{names.SIZE_HEADER} arrived.')
-        return data
 
     def _break(self, how: Broken, said: str) -> None:
         self.broken, self.broken_reason = how, said
