@@ -33,6 +33,8 @@ def main() -> None:
             _database(chosen.store, Path(place) / 'imgguard.db') as store, \
             _database(chosen.glance, Path(place) / 'glance' / 'glance.db') as database:
         prepare(store)
+        # As Glance knows it.
+        database = database.replace('mariadb+pymysql:', 'mysql+pymysql:')
         settings = {} if chosen.glance == 'sqlite' else {'database': {'connection': database}}
         glance = InProcessGlance(lay_out(Path(place) / 'glance', guard=None, identity=IDENTITY, settings=settings))
         # Glance's own one logs into a folder that is gone by then.
