@@ -135,6 +135,9 @@ class _Judged:
         self._context: Final = context
 
     def __getattr__(self, name: str) -> Any:
+        if name == '_image':
+            # So it is while a copy is made, as a check over HTTP does (oslo_policy/_external.py).
+            raise AttributeError(name)
         return getattr(self._image, name)
 
     @property

@@ -56,8 +56,9 @@ class Presenter:
 
     def _rewrite(self, answer: Captured, by: Caller, image_id: str) -> None:
         body, found = answer.body(), None
-        # A Glance on MariaDB finds an image by other spellings, too.
-        if image_id and f'"id": "{image_id}"'.encode() in body:
+        # A Glance on MariaDB finds an image by other spellings, too. The name of a property may end in "id, but there a
+        # backslash stands before the quotation mark.
+        if image_id and f', "id": "{image_id}"'.encode() in body:
             found = self._store.records([image_id])
             if not found:
                 return

@@ -169,6 +169,8 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
     may_be_in_error = v2.may_be_in_error
 
     def look(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # Glance moves what it has read of the path to SCRIPT_NAME (paste/urlmap.py, URLMap.__call__).
+        path: str = environ['PATH_INFO']
         head: tuple[str, Headers, Any] | None = None
         written: list[bytes] = []
 
@@ -201,7 +203,7 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
         answer, by = Captured.held(*head, b''.join((*written, body))), identify(environ)
         if by is None:
             return answer.send(start_response)
-        return tell(answer, environ, start_response, environ['PATH_INFO'][len(IMAGE):].removesuffix('\n'), by)
+        return tell(answer, environ, start_response, path[len(IMAGE):].removesuffix('\n'), by)
 
     return look
 

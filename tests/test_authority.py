@@ -4,9 +4,11 @@ Each request is sent twice, to an image that is kept and to a twin of it that on
 the answers must not differ.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,3 +240,9 @@ def test_an_admin_who_fails_an_image_of_nobody_is_shown_the_text(pipelines: Pipe
     image_id = admin.in_error(visibility='community')
     assert ERROR in admin.show(image_id)
     assert ERROR not in Images(pipelines.guarded, STRANGER).show(image_id)
+
+
+def test_a_check_may_copy_what_it_is_shown_of_an_image() -> None:
+    """As a check over HTTP does (``oslo_policy/_external.py``)."""
+    from imgguard.glance_images import _Judged
+    assert copy.deepcopy(_Judged(SimpleNamespace(owner='red'), None)).owner == 'red'

@@ -49,6 +49,16 @@ def test_the_id_is_that_of_the_path() -> None:
     assert look(app([WAITING]), path='/v2/images/y\n')[2] == ['y']
 
 
+def test_the_id_is_that_of_the_path_as_it_came() -> None:
+    def moving(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        # As the URL map of Glance does.
+        environ['SCRIPT_NAME'], environ['PATH_INFO'] = '/v2', environ['PATH_INFO'].removeprefix('/v2')
+        start_response('200 OK', JSON)
+        return [WAITING]
+
+    assert [look(moving, accepts=accepts)[2] for accepts in (None, 'gzip')] == [['x']] * 2
+
+
 def test_whom_nobody_knows_only_glance_answers() -> None:
     client, body, told = look(app([WAITING], JSON), by=None)
     assert (client.status, body, told) == ('200 OK', WAITING, [])

@@ -1,5 +1,6 @@
 """Show, create, update, download and schema: the error state written in, the reserved names kept from clients."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,35 @@ def test_the_short_way_of_a_look_shows_the_same(images: Images, prepare: str, he
     assert comparable(short) == comparable(other)
     assert short.status_int == (404 if prepare == 'nothing' else 200)
     assert ('"status": "error"' in short.text) is (prepare == 'in_error')
+
+
+@pytest.mark.parametrize('cut', [0, 3, 7])
+def test_no_property_passes_for_the_id_of_an_image(images: Images, cut: int) -> None:
+    """In JSON its name is written ``"x\\"id"``, which ends as the name of the id does."""
+    image_id = images.in_error()
+    for value in (image_id[cut:], image_id.upper()[cut:]):
+        assert images.patch(image_id, {'op': 'add', 'path': '/x"id', 'value': value}).status_int == 200
+        assert images.show(image_id)['status'] == 'error'
+
+
+@in_process_only('an answer of Glance is replaced')
+@pytest.mark.parametrize('headers', [{}, {'Accept-Encoding': 'gzip'}], ids=['plain', 'packed'])
+@pytest.mark.parametrize('query', ['', '?a=b'])
+def test_what_comes_packed_unasked_hides_no_error(
+    images: Images, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str], query: str,
+) -> None:
+    from glance.api.v2.images import ResponseSerializer
+    show = ResponseSerializer.show
+
+    def show_packed(serializer: Any, response: Any, image: Any) -> None:
+        show(serializer, response, image)
+        response.headers['Content-Encoding'] = 'gzip'
+        response.body = gzip.compress(response.body)
+
+    image_id, sound = images.in_error(), images.created()
+    monkeypatch.setattr(ResponseSerializer, 'show', show_packed)
+    assert [images.request('GET', f'/v2/images/{each}{query}', headers).status_int for each in (image_id, sound)] == [
+        502, 200]
 
 
 @in_process_only("a filter of Glance's pipeline")
