@@ -196,8 +196,8 @@ def looking(application: Application, identify: Callable[[Environ], Caller | Non
                 environ['HTTP_ACCEPT_ENCODING'] = accepts
         if head is None:
             raise RuntimeError(NEVER_BEGAN)
-        # What says it in clear is not packed.
-        if b'"status"' in body and not may_be_in_error(body) and head[2] is None and not written:
+        # As no packed body begins.
+        if body.startswith(b'{') and not may_be_in_error(body) and head[2] is None and not written:
             start_response(head[0], head[1])
             return [body]
         answer, by = Captured.held(*head, b''.join((*written, body))), identify(environ)

@@ -1,5 +1,6 @@
 """The short way of a plain look at one image: whatever may have to be changed goes the long way, as it came."""
 
+import gzip
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -39,7 +40,10 @@ def test_a_sound_image_goes_on_as_it_came() -> None:
     assert (client.status, client.headers, client.exc_info, body, told) == ('200 OK', JSON, None, SOUND, [])
 
 
-@pytest.mark.parametrize('body', [WAITING, b'404 Not Found', b'\x1f\x8b', b''])
+@pytest.mark.parametrize('body', [
+    WAITING, b'404 Not Found', b'\x1f\x8b', b'',
+    # Packed as it is, in two blocks: between them stands what neither is part of.
+    gzip.compress(WAITING[:20], 0) + gzip.compress(WAITING[20:], 0)])
 def test_whatever_else_goes_the_long_way(body: bytes) -> None:
     client, received, told = look(app([body[:3], body[3:]], JSON, '404 Not Found'))
     assert (client.status, client.headers, received, told) == ('404 Not Found', JSON, body, ['x'])
