@@ -49,6 +49,7 @@ def image_guard(application: Application, handlers: Mapping[int, Mapping[Action,
     def guarded(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if process is None:
             begin()
+            return guard(environ, start_response)
         if environ['REQUEST_METHOD'] == 'POST' and is_form(environ):
             environ, replaced = asking.method_in_form(environ)
             if replaced:
