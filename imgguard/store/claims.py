@@ -158,15 +158,17 @@ class Claims:
                instead_of: int | None) -> Claim | Busy:
         running = held.record.running
         replaces = running is not None and running.number == instead_of
-        if replaces:
-            # Whoever made it has lost it by its number, as one that was taken back.
-            connection.execute(self._sql.forget(), {'of_key': held.record.key, 'of_number': instead_of})
-        else:
+        if not replaces:
             held = self._rows.without_silent(connection, held)
             if held.record.running is not None or held.clearing:
                 return Busy(held.record.running)
         claim = self._claimed(connection, held.record, owner, new, instead_of if replaces else None)
-        assert claim is not None
+        if claim is None:
+            # The clock was set back after the row was read: somebody has the right to clear again.
+            return Busy(None)
+        if replaces:
+            # Whoever made it has lost it by its number, as one that was taken back.
+            connection.execute(self._sql.forget(), {'of_key': held.record.key, 'of_number': instead_of})
         return claim
 
     def _claimed(self, connection: Connection, seen: ImageRecord, owner: str | None, new: NewAttempt,

@@ -1,7 +1,11 @@
 """The right to clear away what dead attempts left in Glance: one at a time, and no attempt meanwhile."""
 
+import pytest
+from sqlalchemy import Connection
+
 from imgguard.attempts import Busy, Claim
 from imgguard.store import Store
+from imgguard.store.held import Held, Rows
 from tests.store.conftest import CREATED, SILENCE, UPLOAD, Hands, begun, elapse, failed
 
 
@@ -81,3 +85,21 @@ def test_an_attempt_takes_the_image_from_a_dead_clearer(store: Store, hands: Han
     hands.seconds += SILENCE + 1
     assert isinstance(store.begin('image', CREATED, 'owner', UPLOAD), Claim)
     assert not store.keep_clearing(claim.key, 'clearer')
+
+
+def test_a_clock_set_back_under_a_claim(store: Store, hands: Hands, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = failed(store)
+    assert store.begin_clearing(claim.key, 1, 'clearer')
+    hands.seconds += SILENCE + 0.5
+    look = Rows.by_name
+
+    def look_and_set_back(rows: Rows, connection: Connection, image_id: str, created_at: str) -> Held | None:
+        held = look(rows, connection, image_id, created_at)
+        hands.seconds -= 1
+        return held
+
+    monkeypatch.setattr(Rows, 'by_name', look_and_set_back)
+    assert store.begin('image', CREATED, 'owner', UPLOAD) == Busy(None)
+    assert [each.number for each in store.attempts(claim.key, 10)] == [1]
+    hands.seconds += 2
+    assert begun(store).number == 2
