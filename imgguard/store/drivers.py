@@ -1,5 +1,6 @@
 """A query given to the driver itself, past SQLAlchemy's execution, which takes longer than the query of SQLite."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -17,6 +18,10 @@ _NUMBERED: Final[Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 # https://www.postgresql.org/docs/current/libpq-exec.html, PQresultStatus
 _COMMAND_OK: Final = 1
 _TUPLES_OK: Final = 2
+# PG_DIAG_SQLSTATE, and https://www.postgresql.org/docs/current/errcodes-appendix.html. When psycopg rolls back it has the
+# server forget all that is prepared (psycopg/_preparing.py, PrepareManager).
+_SQLSTATE: Final = ord('C')
+_NOT_PREPARED: Final = b'26000'
 
 
 class _Prepared(NamedTuple):
@@ -54,12 +59,13 @@ def asking(dialect: Dialect) -> Ask:
         if prepared is None:
             prepared = connection.info[_PREPARED] = _Prepared(driven.info.encoding, {})
         encoding, names = prepared
-        if text not in names:
-            name = f'imgguard_{len(names)}'.encode()
-            _expect(_COMMAND_OK, driven.pgconn.prepare(name, text.encode(encoding)), dialect)
-            names[text] = name
-        answer = driven.pgconn.exec_prepared(names[text], [
-            None if value is None else value.encode(encoding) for value in values])
+        encoded = [None if value is None else value.encode(encoding) for value in values]
+        answer = driven.pgconn.exec_prepared(names[text], encoded) if text in names else None
+        if answer is None or answer.error_field(_SQLSTATE) == _NOT_PREPARED:
+            # By its text: a server between that mixes up its clients must not answer another question.
+            names[text] = f'imgguard_{hashlib.sha256(text.encode()).hexdigest()[:32]}'.encode()
+            _expect(_COMMAND_OK, driven.pgconn.prepare(names[text], text.encode(encoding)), dialect)
+            answer = driven.pgconn.exec_prepared(names[text], encoded)
         _expect(_TUPLES_OK, answer, dialect)
         found = [[answer.get_value(row, column) for column in range(answer.nfields)] for row in range(answer.ntuples)]
         return [[None if value is None else value.decode(encoding) for value in row] for row in found]

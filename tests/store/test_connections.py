@@ -78,17 +78,19 @@ def test_looks_keep_few_connections_from_all_else(database: Database) -> None:
     assert pool.checkedout() == 0, 'none is silent for longer than a worker is'
 
 
-def test_a_look_at_one_image_survives_that_its_server_forgets(server: str, url: str) -> None:
-    """As one between here and PostgreSQL does, that gives each transaction another connection."""
+def test_what_a_server_has_forgotten_is_prepared_again(server: str, url: str) -> None:
+    """psycopg makes PostgreSQL forget it with a ROLLBACK, a server between with another connection."""
     store = Store(url, LEASE)
     begun(store)
-    for _ in range(2):
-        for _ in range(2):
-            assert set(store.records(['image'])) == {('image', CREATED)}
+    sessions = set()
+    for _ in range(3):
+        assert set(store.records(['image'])) == {('image', CREATED)}
         connection, = store._database._mine().idle
+        sessions.add(id(connection.driver_connection))
         cursor = connection.cursor()
         cursor.execute('DEALLOCATE ALL' if server == 'postgresql' else 'FLUSH TABLES')
         cursor.close()
+    assert len(sessions) == 1, 'that is no reason to connect again'
     store.close()
 
 
