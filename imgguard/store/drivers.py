@@ -18,7 +18,7 @@ _NUMBERED: Final[Dialect] = asyncpg.dialect()  # type: ignore[no-untyped-call]
 # https://www.postgresql.org/docs/current/libpq-exec.html, PQresultStatus
 _COMMAND_OK: Final = 1
 _TUPLES_OK: Final = 2
-# PG_DIAG_SQLSTATE, and https://www.postgresql.org/docs/current/errcodes-appendix.html. When psycopg rolls back it has the
+# PG_DIAG_SQLSTATE, and https://www.postgresql.org/docs/current/errcodes-appendix.html. With a ROLLBACK psycopg has the
 # server forget all that is prepared (psycopg/_preparing.py, PrepareManager).
 _SQLSTATE: Final = ord('C')
 _NOT_PREPARED: Final = b'26000'
@@ -45,8 +45,8 @@ def asking(dialect: Dialect) -> Ask:
         cursor.close()
         return rows
 
-    # Its cursors are Python; half of the time that a look takes is theirs. Its queries as libpq takes them are public:
-    # https://www.psycopg.org/psycopg3/docs/api/pq.html.
+    # Half of the time that a look takes is that of psycopg's cursor. Its way to libpq is public
+    # (https://www.psycopg.org/psycopg3/docs/api/pq.html); it waits in C, where no handler of a signal runs.
     def by_libpq(connection: PoolProxiedConnection, query: Select[Any], parameters: Mapping[str, Any]) -> Rows:
         text, defaults, order = _compiled(query, _NUMBERED)
         given = {**defaults, **parameters}
@@ -75,7 +75,7 @@ def asking(dialect: Dialect) -> Ask:
 
 def _expect(status: int, answer: Any, dialect: Dialect) -> None:
     if answer.status != status:
-        raise dialect.loaded_dbapi.DatabaseError(answer.get_error_message())
+        raise dialect.loaded_dbapi.DatabaseError(answer.error_message.decode(errors='replace'))
 
 
 @lru_cache(maxsize=16)
