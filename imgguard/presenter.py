@@ -56,9 +56,9 @@ class Presenter:
 
     def _rewrite(self, answer: Captured, by: Caller, image_id: str) -> None:
         body, found = answer.body(), None
-        # A Glance on MariaDB finds an image by other spellings, too. The name of a property may end in "id, but there a
-        # backslash stands before the quotation mark.
-        if image_id and f', "id": "{image_id}"'.encode() in body:
+        # A Glance on MariaDB finds an image by other spellings, too, and only its own id counts: there may be others in
+        # what it shows of locations. In the name of a property a backslash stands before the quotation mark.
+        if image_id and f', "id": "{image_id}"'.encode() in body and body.count(b', "id": ') == 1:
             found = self._store.records([image_id])
             if not found:
                 return

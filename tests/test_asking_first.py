@@ -27,9 +27,10 @@ class Asked:
 
 
 @pytest.mark.parametrize('properties', [
-    {}, {'x"id': 'ABC'}, {'x, "id': 'ABC'}, {'x': ', "id": "ABC"'}, {'x\\"id': 'ABC'}])
+    {}, {'x"id': 'ABC'}, {'x, "id': 'ABC'}, {'x': ', "id": "ABC"'}, {'x\\"id': 'ABC'},
+    {'locations': [{'url': 'file:///x', 'metadata': {'x': 'y', 'id': 'ABC'}}]}])
 @pytest.mark.parametrize('path', ['abc', 'ABC'])
-def test_a_glance_on_mariadb_may_mean_an_image_of_another_spelling(path: str, properties: dict[str, str]) -> None:
+def test_a_glance_on_mariadb_may_mean_an_image_of_another_spelling(path: str, properties: dict[str, Any]) -> None:
     image = {**properties, 'status': 'queued', 'id': 'abc', 'created_at': '2026-11-22T22:19:29Z'}
     answer = Captured.held('200 OK', [('Content-Type', 'application/json')], None, json.dumps(image).encode())
     store = Asked()
