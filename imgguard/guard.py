@@ -48,8 +48,7 @@ class Guard:
         return policy == 'always' or (policy == 'snapshots' and image_type == 'snapshot')
 
     def begin(self, image: Image, by: Caller, guarded: bool, expected: int | None, kind: Kind = Kind.UPLOAD,
-              handed_on: bool = False, instead_of: int | None = None,
-              seen: ImageRecord | None = None) -> Claim | Busy:
+              handed_on: bool = False, instead_of: int | None = None, seen: ImageRecord | None = None) -> Claim | Busy:
         """Claim the image for an attempt to bring data into it; committed when it returns.
 
         :param handed_on: whether Glance hands the request on to another host

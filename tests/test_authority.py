@@ -195,6 +195,27 @@ def test_a_check_of_the_operators_own_may_look_at_the_tags_of_an_image(
     assert (raw(pipelines, untagged), known(pipelines, untagged)) == before
 
 
+def test_before_an_upload_glance_is_not_asked_for_tags(
+    images: Images, bare: Images, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import glance.db
+    database, asked = glance.db.get_api(), []
+    get_all = database.image_tag_get_all
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments)
+        return get_all(*arguments, **named)
+
+    guarded, twin = images.created(KEEP), bare.created()
+    monkeypatch.setattr(database, 'image_tag_get_all', counted)
+    counts = []
+    for caller, image_id in ((images, guarded), (bare, twin)):
+        asked.clear()
+        assert caller.upload(image_id, DATA).status_int == 204
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
+
+
 def test_a_refused_create_leaves_nothing(pipelines: Pipelines, project: str) -> None:
     image_id = '5d1f0a52-0000-4000-8000-00000000c0de'
     for caller in (reader_token('carol', project), ''):

@@ -30,6 +30,23 @@ def test_a_page_is_one_query(store: Store, url: str, statements: list[tuple[str,
     own_time.close()
 
 
+@pytest.mark.parametrize('wanted', [['image'], ['image', 'other']], ids=['one', 'page'])
+def test_attempts_are_asked_for_only_where_one_runs(
+    store: Store, url: str, statements: list[tuple[str, object, str]], wanted: list[str],
+) -> None:
+    failed(store)
+    own_time = Store(url, LEASE)
+    own_time.records(wanted)
+    statements.clear()
+    assert own_time.records(wanted)['image', CREATED].error is not None
+    assert [('JOIN' in text) for text, *_ in statements] == [False]
+    begun(store)
+    statements.clear()
+    assert own_time.records(wanted)['image', CREATED].running is not None
+    assert [('JOIN' in text) for text, *_ in statements] == [False, True]
+    own_time.close()
+
+
 def test_values_are_what_is_stored_to_the_last_digit(store: Store, database: Database, hands: Hands) -> None:
     """A verdict is told apart from an earlier one by its time, also where values travel as text."""
     words = Failure('declared', '"quoted" \\ {} [null] \U0001f4a5 \u2028 \t</script>')
